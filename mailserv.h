@@ -1,0 +1,741 @@
+/*
+ * mailserv.h -- everything that has a name in more than one file.
+ *
+ * What this is
+ *	The map of the house, in reading order: limits with their reason,
+ *	types, the one state, and every public function under the name of
+ *	its file, with its contract.
+ * Always true
+ *	Time is in milliseconds (msec).  Sizes are in octets.  A name that
+ *	came from the network is never a path, a format or a log control.
+ *	Functions that return bool return true for success.
+ *	Who allocates says so, and names the function that frees.
+ */
+#ifndef MAILSERV_H
+#define MAILSERV_H
+
+#include <limits.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <sys/socket.h>
+#include <time.h>
+#include "net.h"
+
+#define VERSION "0.1"
+
+/* ---- limits ------------------------------------------------------------ */
+
+/* Every limit has a test that goes to it and one past it. */
+enum {
+	SMTP_LINE = 2048, /* RFC 5321 4.5.3.1.4 asks for 512 and more */
+	POP3_LINE = 257,  /* RFC 2449 4: 255 octets, and CRLF */
+	LOCAL_MAX = 64,   /* RFC 5321 4.5.3.1.1: local part */
+	DOMAIN_MAX = 255, /* RFC 5321 4.5.3.1.2, RFC 1035 2.3.4 */
+	LABEL_MAX = 63,   /* RFC 1035 2.3.4 */
+	PATH_MAX_SMTP = 256, /* RFC 5321 4.5.3.1.3, with < and > */
+	REPLY_ROOM = 1024,   /* no command is read with less room to answer */
+	RECEIVED_MAX = 100, /* RFC 5321 6.3: Received: lines before it loops */
+	ID_LEN = 16,        /* of a queue id: 13 digits of time, 3 of chance */
+	HOST_MAX = 256,     /* a domain name as text, no dot at its end, NUL */
+	REASON_MAX = 200,   /* why something failed, one line, NUL included */
+	USER_NAME_MAX = 64, /* a local part is no longer */
+	RETRY_STEPS = 16,   /* waits in the retry directive */
+	ALIAS_DEPTH = 8,    /* an alias of an alias of an alias ... */
+};
+
+/* ---- configuration ------------------------------------------------------ */
+
+struct user {
+	char name[USER_NAME_MAX + 1]; /* lower case; safe as a folder's name */
+	char *secret; /* what crypt(3) made, or the password itself */
+	bool plain;
+};
+
+struct alias {
+	char *name, *target; /* lower case local part; a user or an address */
+};
+
+/* relay_domain NAME [FILE] */
+struct relay_domain {
+	char *name;
+	bool listed; /* there is a FILE: local_parts are all there are */
+	struct names local_parts;
+};
+
+enum fault_action { FAULT_CODE, FAULT_ERR, FAULT_DROP, FAULT_STALL };
+
+/* fault smtp|pop3 VERB ACTION [PERCENT] */
+struct fault {
+	enum kind kind;
+	char verb[16];
+	enum fault_action action;
+	unsigned code, percent;
+};
+
+struct zone; /* see zone.c */
+
+/* What the configuration says; constant once read.  A session keeps the one
+ * it began with: it counts itself in refs, and mailserv.c frees an old
+ * configuration when nobody is left. */
+struct conf {
+	unsigned refs;
+	struct conf *older; /* replaced by SIGHUP, perhaps still in use */
+	char *file; /* NULL: the built-in default */
+	char *hostname, *data_dir;
+	union address *listen_smtp, *listen_pop3, *listen_dns, *resolvers;
+	size_t n_listen_smtp, n_listen_pop3, n_listen_dns, n_resolvers;
+	struct zone **zones;
+	size_t n_zones;
+	struct names domains;
+	struct relay_domain *relay_domains;
+	size_t n_relay_domains;
+	struct cidr *relay_from;
+	size_t n_relay_from;
+	struct user *users; /* sorted by name */
+	size_t n_users;
+	bool users_given;
+	char *first_user; /* of the file: the default postmaster */
+	struct alias *aliases;
+	size_t n_aliases;
+	char *catch_all_name;
+	const struct user *catch_all;
+	unsigned smtp_port;
+	msec retry[RETRY_STEPS];
+	size_t n_retry;
+	msec warn_after, expire;
+	size_t max_message, max_recipients, max_clients, max_per_client;
+	msec timeout_smtp, timeout_pop3, timeout_connect, timeout_relay;
+	char *run_as;
+	bool plain_ok;
+	unsigned time_scale;
+	struct fault *faults;
+	size_t n_faults;
+};
+
+/* ---- SMTP reception ----------------------------------------------------- */
+
+/* Where a client stands in the dialogue (RFC 5321 4.1.4). */
+enum smtp_state {
+	SMTP_NEW,    /* was greeted with 220, has not said its name */
+	SMTP_DENIED, /* was greeted with a refusal: may only say QUIT */
+	SMTP_READY,  /* has said its name: a transaction may begin */
+	SMTP_MAIL,   /* has given the reverse-path */
+	SMTP_RCPT,   /* has given a forward-path that we took */
+	SMTP_DATA,   /* sends content, after 354 */
+	SMTP_COMMIT, /* waits for the disk, after the final dot */
+	SMTP_BYE,    /* hears its last reply */
+	N_SMTP_STATES
+};
+
+/*
+ * Where in a line of content the next octet falls.  Only the five octets
+ * CR LF . CR LF end it (RFC 5321 4.1.1.4).
+ *
+ *	START --.--> DOT --CR--> DOT_CR --LF--> END
+ *	TEXT --CR--> CR --LF--> START		any other octet: TEXT
+ */
+enum dot_state {
+	DOT_START, DOT_TEXT, DOT_CR, DOT_DOT, DOT_DOT_CR, DOT_END
+};
+
+/* What is known of a message's content while it comes. */
+struct content {
+	enum dot_state dot;
+	bool in_header;       /* the empty line has not come yet */
+	bool bare;            /* a CR or LF came without the other */
+	unsigned received;    /* Received: lines in the header */
+	size_t column, match; /* of this line: octets, like "Received:" */
+	size_t size;          /* octets, without dots that were doubled */
+};
+
+struct smtp_verb; /* see smtp.c */
+
+struct smtp {
+	struct conn c; /* first: see struct conn */
+	struct conf *conf;
+	/* How far along? */
+	enum smtp_state state; /* changed by smtp_enter() only */
+	bool esmtp;            /* said EHLO, not HELO */
+	bool ended;            /* will say no more, but may still listen */
+	bool stalled;          /* fault: never answer */
+	char helo[HOST_MAX];   /* what it calls itself */
+	/* What has it said?  From SMTP_MAIL on. */
+	struct msg *msg;          /* the message it gives us, or NULL */
+	size_t n_rcpts;           /* forward-paths accepted */
+	char rcpt[PATH_MAX_SMTP]; /* the last of them, for Received: */
+	/* What has come of the content?  In SMTP_DATA. */
+	struct content content;
+	/* What is being answered? */
+	const struct smtp_verb *verb; /* NULL: not known, or no command */
+	char note[REASON_MAX];        /* the %s of the reply's text */
+	unsigned fault_code;
+	struct smtp *next_waiting; /* for the commit */
+	/* These two stay equal. */
+	unsigned long commands, replies;
+};
+
+/* ---- messages: the spool and the queue ---------------------------------- */
+
+/* The life of a message that is being written; NOTES.md has the table. */
+enum msg_state {
+	MSG_OPEN,      /* M0, M1: recipients come, content comes */
+	MSG_SUBMITTED, /* M2: to be committed at the end of this turn */
+	MSG_COMMITTED, /* M3: on stable storage: may be answered 250 */
+	MSG_REFUSED,   /* the disk said no; msg.error is its errno */
+};
+
+/* One message on its way in: received by SMTP, or a report of our own. */
+struct msg {
+	char id[ID_LEN + 1];
+	enum msg_state state;
+	int fd;    /* queue/tmp/ID.msg; -1 before spool_open() */
+	FILE *env; /* queue/tmp/ID.env, from step 1 of the commit; or NULL */
+	int error; /* errno of the first thing that failed, or 0 */
+	unsigned epoch;  /* srv.spool.epoch when the file was opened */
+	struct buf out;  /* content not yet written */
+	bool eightbit;   /* an octet over 127 came (RFC 6152 2) */
+	bool unfinished; /* the last octet so far is not a line's end */
+	size_t size, lines; /* of the content, with LF line ends */
+	size_t head;        /* octets of our Return-Path: line, at the top */
+	time_t arrived;
+	char *sender; /* reverse-path without < and >; "" is null */
+	struct names locals;  /* users whose mailbox gets it */
+	struct names remotes; /* addresses it is to be passed on to */
+	struct queued *queued; /* what will be scheduled; queue.c's */
+	struct job *report_of; /* it reports these failures; queue.c's */
+	struct msg *next;      /* in the turn's commit */
+};
+
+enum rcpt_state {
+	RCPT_WAITING, /* still to be passed on */
+	RCPT_DONE,    /* the next host took it */
+	RCPT_DELAYED, /* the next host said 4yz: to this one, not to us all */
+	RCPT_FAILED,  /* it never will: to be reported */
+};
+
+/* One recipient of a queued message. */
+struct rcpt {
+	char *address;
+	unsigned number; /* its place in the envelope, from 1 */
+	enum rcpt_state state;
+	unsigned tries; /* that ended in a 4yz of its own */
+	time_t next;    /* when it is tried again, for -q; 0: with the rest */
+	char *reply; /* what the host said last, from malloc(), or NULL */
+};
+
+/* What an envelope file says. */
+struct envelope {
+	char id[ID_LEN + 1];
+	char *sender;
+	time_t arrived;
+	size_t size, head;
+	bool eightbit;
+	struct rcpt *rcpts;
+	size_t n;
+};
+
+/* Recipients of one message that go to one destination: what the schedule
+ * moves, what one transaction carries. */
+struct job {
+	struct queued *q;
+	struct dest *dest;
+	struct rcpt *rcpts; /* relay.c sends to those RCPT_WAITING */
+	size_t n;
+	char *mta; /* the host that gave the verdicts, or NULL */
+	msec due;  /* of its own, after a 4yz; 0: with its destination */
+	struct job *next; /* in its destination, by order of arrival */
+};
+
+/* One message in queue/: M3 and M4. */
+struct queued {
+	char id[ID_LEN + 1];
+	char *sender;
+	time_t arrived;
+	msec born;  /* srv.now of its arrival: no clock step changes it */
+	size_t size, head;
+	bool eightbit;
+	size_t jobs; /* that still wait or are under way */
+	struct job *unscheduled; /* before schedule() */
+	struct queued *next_hash;
+};
+
+
+/* A host that takes a domain's mail, or is said to. */
+struct mail_host {
+	const char *name; /* in the MX answer, or the domain itself */
+	unsigned preference;
+	uint64_t draw;           /* equal preferences go in this order */
+	struct lookup *a, *aaaa; /* its addresses, where they are asked for */
+	union address literal;   /* or the only one */
+	const char *left_out;    /* NULL: it is not, so far */
+};
+
+/* What a route is made of: one address to try, or why it is not tried. */
+struct hop {
+	const struct mail_host *host; /* name and preference */
+	union address addr;   /* sa_family 0: none is known */
+	const char *left_out; /* NULL: it is tried */
+};
+
+enum route_state {
+	ROUTE_ASKING,     /* the DNS has not answered yet */
+	ROUTE_FOUND,      /* hops holds somebody to try */
+	ROUTE_UNKNOWN,    /* temporary: DNS failed, no address yet */
+	ROUTE_IMPOSSIBLE, /* permanent: no such domain, null MX, a loop */
+};
+
+/* Who takes mail for a domain, in which order (RFC 5321 5.1). */
+struct route {
+	enum route_state state;
+	char domain[HOST_MAX];
+	const char *source;      /* what the DNS said, for a student */
+	char status[8];          /* enhanced code (RFC 3463 2) when not found */
+	char reason[REASON_MAX]; /* and in words */
+	struct hop *hops; /* by preference; those left out among them */
+	size_t n;
+	struct lookup *mx;       /* NULL for an address literal */
+	struct mail_host *hosts; /* by preference, equal ones at random */
+	size_t n_hosts;
+};
+
+/* How a connection to a destination stands, as queue.c sees it. */
+enum relay_state {
+	RELAY_BUSY,       /* a look-up or a dialogue is under way */
+	RELAY_READY,      /* greeted: relay_send() a message, or relay_quit() */
+	RELAY_SENT,       /* every recipient of the job has its state */
+	RELAY_LOST,       /* no host, or it was lost: temporary; see reason */
+	RELAY_IMPOSSIBLE, /* no host will ever: permanent; see reason */
+	RELAY_OVER,       /* said QUIT, or nothing is left of it */
+};
+
+struct relay; /* see relay.c */
+
+/* What a relay tells of itself, at any time. */
+struct relay_news {
+	char status[8];          /* enhanced code (RFC 3463 2), when it failed */
+	char reason[REASON_MAX]; /* and in words */
+	char host[HOST_MAX];     /* where it is, or was last; "" nowhere */
+	unsigned delivered;      /* jobs that it answered RELAY_SENT for */
+};
+
+/* ---- POP3 ---------------------------------------------------------------- */
+
+/* RFC 1939 3. */
+enum pop3_state {
+	POP3_AUTHORIZATION, /* USER or PASS is expected */
+	POP3_CHECKING,      /* PASS waits for crypt(3), or for its second */
+	POP3_TRANSACTION,
+	POP3_UPDATE, /* after QUIT: messages are being removed */
+	POP3_BYE,
+	N_POP3_STATES
+};
+
+enum {
+	PATH_SIZE = PATH_MAX + 1, /* one more than the kernel takes */
+	MESSAGES_MAX = 100000,    /* in one snapshot: some 12 MiB */
+	UID_MAX = 70,             /* RFC 1939 7 */
+	PIECE = 16384,            /* of content: little for a stack */
+	FOLDER_LEN = 4, /* of "new/" or "cur/", before a name in a snapshot */
+};
+
+#define UNKNOWN UINT64_MAX /* a size that has not been counted yet */
+
+/* What a session found in its user's folders at login. */
+struct maildrop {
+	const char *user;
+	struct names files; /* oldest first: message 1 is files.v[0] */
+	struct entry {
+		uint64_t octets; /* on the wire, or UNKNOWN */
+		bool deleted;    /* marked by DELE */
+	} *v;            /* beside files */
+	size_t left;     /* not marked */
+	uint64_t octets; /* of those, as far as it is known */
+	size_t counted;  /* so many from the first are known */
+	msec renewed;    /* when it last looked where messages had gone */
+};
+
+/* ---- DNS ------------------------------------------------------------------ */
+
+/* RFC 1035 3.2.2 and 3.2.3; RFC 3596, 2782, 6891. */
+enum rr_type {
+	RR_A = 1, RR_NS = 2, RR_CNAME = 5, RR_SOA = 6, RR_PTR = 12,
+	RR_HINFO = 13, RR_MX = 15, RR_TXT = 16, RR_AAAA = 28, RR_SRV = 33,
+	RR_OPT = 41, RR_IXFR = 251, RR_AXFR = 252, RR_ANY = 255,
+};
+
+enum lookup_state {
+	LOOKUP_PENDING,
+	LOOKUP_FOUND,
+	LOOKUP_NODATA,   /* the name exists, the type does not */
+	LOOKUP_NXDOMAIN, /* no such name (RFC 2308 2.1) */
+	LOOKUP_FAILED,   /* time-out, SERVFAIL, nonsense: see why */
+};
+
+/* One record of the type that was asked for. */
+struct answer {
+	unsigned preference; /* MX */
+	char name[HOST_MAX]; /* MX: the host; "" is the root (RFC 7505 3) */
+	unsigned char addr[16]; /* A: 4 octets, AAAA: 16 */
+};
+
+/* A question on its way, and what came of it. */
+struct lookup {
+	enum lookup_state state;
+	enum rr_type type;
+	char name[HOST_MAX];      /* as asked */
+	char canonical[HOST_MAX]; /* at the end of the CNAME chain */
+	char why[REASON_MAX];     /* it failed */
+	struct answer *answers;   /* n of them */
+	size_t n;
+};
+
+/* A domain name as on the wire: labels, each behind its length, up to the
+ * root's 0.  Its case is kept, and means nothing (RFC 4343 3). */
+struct dname {
+	unsigned char octets[DOMAIN_MAX];
+	size_t len;
+};
+
+/* What a type is called, and what its data is made of: n name, u name that is
+ * never compressed, 2 4 number of so many octets, t time, a b IPv4, IPv6
+ * address, s string, S strings up to the end. */
+struct rr_kind {
+	const char *name;
+	uint16_t type;
+	const char *shape;
+};
+
+/* The records of one name and type, in the order of the master file. */
+struct rrset {
+	struct rrset *next; /* of the same name */
+	struct record {
+		struct record *next;
+		unsigned line;      /* where it was read */
+		uint16_t file, len; /* data holds len octets, nothing compressed */
+		bool doubted;       /* a warning was given already */
+		unsigned char data[];
+	} *records, *last;
+	uint16_t type;
+	uint32_t ttl;
+	unsigned n;    /* records */
+	unsigned turn; /* which comes first in the next answer: round robin */
+};
+
+/* How RFC 1034 4.3.2 ends in one zone, and what it has found. */
+enum zone_found {
+	ZONE_ANSWER,     /* set; for ANY also those behind set->next */
+	ZONE_CNAME,      /* set: go on at its target */
+	ZONE_DELEGATION, /* set: the NS records of owner */
+	ZONE_NODATA,     /* set: the SOA of owner, with its negative TTL */
+	ZONE_NXDOMAIN,   /* the same */
+};
+struct zone_hit {
+	struct rrset *set;
+	const unsigned char *owner; /* NULL: the name that was asked for */
+	uint32_t ttl;
+};
+
+/* ---- the state ------------------------------------------------------------- */
+
+/* The folders and the commit; spool.c owns it. */
+struct spool {
+	int dir, tmp, failed, lock; /* descriptors below queue/ */
+	bool use_syncfs; /* it tells of errors here */
+	bool one_fs;     /* queue/ and mail/ are on one file system */
+	unsigned epoch;  /* grows with every sync that failed */
+	uint64_t last_id; /* ids only grow */
+	struct msg *commit, *commit_tail; /* submitted, oldest first */
+};
+
+/* The schedule; queue.c owns it. */
+struct queue {
+	struct dest **dests;      /* hash by domain */
+	msec wake;    /* no destination is due earlier; may be too early */
+	size_t first; /* bucket at which the next walk over dests begins */
+	struct queued **messages; /* hash by id */
+	struct attempt *attempts; /* under way */
+	size_t n_messages, n_dests, n_attempts;
+	bool hosts_changed; /* queue/.hosts is behind */
+	bool stopping;      /* no message is given to a host any more */
+};
+
+/* All the mutable state there is: p srv shows the whole server. */
+struct server {
+	msec now;    /* monotonic, read once a turn; see clock_read() */
+	msec wall;   /* real, since 1970, read at the same time */
+	msec lost;   /* turns that took over 5 s: a debugger's, not ours */
+	msec frozen; /* not 0: a test holds srv.now at this */
+	struct conf *conf;
+	struct net net;
+	struct spool spool;
+	struct queue queue;
+	struct smtp *smtp_waiting; /* for the commit */
+	struct pop3 *pop3_checking; /* for crypt(3), oldest first */
+	struct pop3 *pop3_open; /* who holds a maildrop */
+	struct dns *dns;            /* see dns.c */
+	volatile sig_atomic_t stop, reload, flush; /* signals have come */
+};
+
+extern struct server srv;
+
+/* 0: events; 1: and every protocol line (-v).  Tests: -1 for silence. */
+extern int log_level;
+
+/* make stress sets it: one octet a read and a write.  A constant, not an
+ * #ifdef, so that the code is compiled and checked in every build. */
+#ifndef STRESS
+#define STRESS 0
+#endif
+
+/* ---- conf.c: the configuration ------------------------------------------------ */
+
+/* Read a configuration file; NULL: the built-in one.  What is wrong goes to
+ * complain() with FILE:LINE.  Never NULL; conf_free() it. */
+struct conf *conf_load(const char *file, struct diag *d);
+void conf_free(struct conf *conf);
+
+/* Do two configurations listen on the same addresses, keep their state in the
+ * same place, and run as the same user?  Else a restart is needed. */
+bool conf_same_outside(struct conf *one, struct conf *two);
+
+/* ---- smtp.c: reception ------------------------------------------------------- */
+
+/* Accept clients, obey complete commands, take content in. */
+void smtp_serve(void);
+
+/* After queue_commit(): the replies to the final dots that waited for it. */
+void smtp_answer(void);
+
+/* Free the sessions that net_settle() closed; their messages go with them. */
+void smtp_reap(void);
+
+/* Say 421 to everybody: the server stops. */
+void smtp_stop(void);
+
+/* Invariants of all sessions, between two turns (debug and test builds). */
+void smtp_check(void);
+
+/* ---- queue.c: the schedule, attempts, reports ----------------------------------- */
+
+/* Get the tables, then read what lies in queue/: every message is due.  After
+ * SIGHUP (first false): what the operator has moved back from failed/ too.
+ * False: no memory, or errno. */
+bool queue_load(bool first);
+
+/* When the next attempt is due, as srv.now; NEVER. */
+msec queue_due(void);
+
+/* Start the attempts that are due, and move on those under way. */
+void queue_serve(void);
+
+/* Everything submitted in this turn becomes durable, or is refused; what is
+ * to be passed on is scheduled. */
+void queue_commit(void);
+
+/* The server stops: attempts end, those under way with the message that they
+ * are sending, or it would come twice.  srv.queue.n_attempts tells how many. */
+void queue_stop(void);
+
+/* Try all destinations now: SIGUSR1. */
+void queue_flush(void);
+
+/* Try a destination now, for ETRN (RFC 1985 5); false: not again within a
+ * minute, or nothing waits for it. */
+bool queue_etrn(const char *domain);
+
+/* ---- spool.c: messages on disk ---------------------------------------------------- */
+
+/* Where mail for an address goes. */
+enum place {
+	PLACE_LOCAL,  /* a mailbox, or an alias of ours */
+	PLACE_RELAY,  /* a relay_domain, and a local part that exists there */
+	PLACE_REMOTE, /* anywhere else */
+	PLACE_NOBODY, /* our domain or a relay_domain, but no such user */
+};
+enum place spool_place(const struct conf *conf, const char *address);
+
+/* The folders below data_dir, made 0700; queue/lock taken.  0, or an exit
+ * status, its reason logged: 73; 75 another server is named. */
+int spool_start(const struct conf *conf);
+
+/*
+ * The way in.  spool_begin(): a message from this reverse-path; NULL: no
+ * memory.  spool_rcpt(): for this address too, aliases resolved, nobody
+ * twice; false: no memory.  spool_open(): its file, with Return-Path: at the
+ * top; then spool_write(), as LF lines.  Both note the first error in the
+ * message, and then do nothing more.  spool_submit(): to be committed in this
+ * turn; afterwards msg->state tells.  spool_drop(): the inverse of
+ * spool_begin(); what was committed stays, everything else goes.
+ */
+struct msg *spool_begin(const char *sender);
+bool spool_rcpt(const struct conf *conf, struct msg *m, const char *address);
+void spool_open(struct msg *m);
+void spool_write(struct msg *m, const char *data, size_t len);
+void spool_submit(struct msg *m);
+void spool_drop(struct msg *m);
+
+/* The commit of everything submitted: write, sync, name, sync. */
+void spool_commit(void);
+
+/* The ids of the messages in a folder of the spool, pushed in order.  repair,
+ * only at start: remove halves and empty queue/tmp.  False: memory, errno. */
+bool spool_scan(int at, struct names *ids, bool repair);
+
+/* Read an envelope; spool_forget() it.  False: there is none, or no good
+ * one; *e is empty. */
+bool spool_read(int at, const char *id, struct envelope *e);
+void spool_forget(struct envelope *e);
+
+/* Add a line to an envelope ("done 2").  Not synced: what a crash undoes is
+ * done again, which RFC 5321 4.1.1.4 allows. */
+void spool_append(const char *id, const char *fmt, ...)
+    __attribute__((format(printf, 2, 3)));
+
+/* Open a queued message's content to read it; -1: it is gone. */
+int spool_content(const char *id);
+
+/* Nothing is left to do for this message: M5. */
+void spool_remove(const char *id);
+
+/* -q: print the queue of a data_dir.  -d: delete these messages from it.  An
+ * exit status; both take no lock, and work while a server runs. */
+int spool_list(const struct conf *conf);
+int spool_delete(const struct conf *conf, char *const *ids);
+
+/* Keep a message for the operator in queue/failed, on stable storage, with
+ * these recipients.  False: it could not be. */
+bool spool_fail(const struct envelope *e);
+
+/* ---- route.c: who takes mail for a domain ---------------------------------------- */
+
+/* ---- relay.c: routes, and the client's side of SMTP ----------------------------- */
+
+/* Begin to look for the hosts of a domain, or of an address literal such as
+ * "[192.0.2.1]"; NULL: no memory.  route_step(), once a turn, until the state
+ * is no longer ROUTE_ASKING.  route_free() at any time. */
+struct route *route_begin(const char *domain);
+enum route_state route_step(struct route *r);
+void route_free(struct route *r);
+/* On stdout, every hop and every reason (-r). */
+void route_print(const struct route *r);
+
+/*
+ * One pass over the hosts of a destination.  relay_open(): begin; NULL: no
+ * memory.  relay_step(), once a turn, tells how it stands.  On RELAY_READY
+ * queue.c gives it a job and the open content with relay_send(), and the job
+ * and fd stay the queue's, untouched by it, until RELAY_SENT (or LOST); or it
+ * calls relay_quit().  A recipient that is still RCPT_WAITING after RELAY_SENT
+ * belongs in the next transaction.  relay_close(): whatever it does, it ends.
+ */
+struct relay *relay_open(const char *domain);
+enum relay_state relay_step(struct relay *r);
+void relay_send(struct relay *r, struct job *j, int fd);
+void relay_quit(struct relay *r);
+void relay_close(struct relay *r);
+const struct relay_news *relay_news(const struct relay *r);
+/* Free what net_settle() closed. */
+void relay_reap(void);
+
+/* ---- maildrop.c: mailboxes on disk ---------------------------------------------------- */
+
+/* Whose mailbox is this local part, without regard to case?  NULL: nobody's. */
+const struct user *user_find(const struct conf *conf, const char *name);
+
+/*
+ * Delivery, in the steps of the commit.  maildrop_prepare(): the user's
+ * folders exist and last, and content lies on their file system; step 1.
+ * maildrop_link(): it gets its name in new/; step 2.  maildrop_sync(): that
+ * name is on stable storage.  maildrop_unlink(): either is taken back, also
+ * where only prepared; errno stays.  False: errno.
+ */
+bool maildrop_prepare(const struct msg *m, const char *user);
+bool maildrop_link(const struct msg *m, const char *user);
+bool maildrop_sync(const char *user);
+void maildrop_unlink(const struct msg *m, const char *user);
+
+/* Open a user's snapshot, every message in new/ and cur/, oldest first; false:
+ * errno.  maildrop_free() it. */
+bool maildrop_load(struct maildrop *d, const char *user);
+void maildrop_free(struct maildrop *d);
+
+/* Of message i, from 0: its path, into path[PATH_SIZE], also where another
+ * program has moved it since; it open for reading (-1: errno), and its size;
+ * its unique-id, from its name, into uid[UID_MAX + 1] (RFC 1939 7). */
+const char *maildrop_where(struct maildrop *d, size_t i, char *path);
+int maildrop_open(struct maildrop *d, size_t i, off_t *size);
+const char *maildrop_uid(const char *name, char *uid);
+
+/* Count the octets of messages whose names do not tell them, for a while;
+ * true: all are known.  Call it again in the next turn. */
+bool maildrop_count(struct maildrop *d);
+
+/* Mark a message as deleted, or take the mark back. */
+void maildrop_mark(struct maildrop *d, struct entry *e, bool deleted);
+
+/* ---- pop3.c: POP3 ------------------------------------------------------------------------ */
+
+/* Accept clients, obey complete commands, send what there is room for. */
+void pop3_serve(void);
+
+/* Free the sessions that net_settle() closed. */
+void pop3_reap(void);
+
+/* Say -ERR to everybody: the server stops. */
+void pop3_stop(void);
+
+/* ---- dns.c: messages, the resolver, the server --------------------------------------- */
+
+/* Listen on an address, UDP and TCP.  False: errno. */
+bool dns_listen(const union address *a);
+
+/* Ask for a name's records.  Our own zones answer at once; else the resolvers
+ * of srv.conf, in the turns to come.  NULL: no memory.  The caller looks at
+ * ->state in its own turn, and drops the lookup, at any time, when done. */
+struct lookup *dns_ask(const char *name, enum rr_type type);
+void dns_drop(struct lookup *l);
+
+/* Answer one query in 65,535 octets of reply; returns the reply's length, 0:
+ * it deserves none.  tcp: it came so, and may be answered at length. */
+size_t dns_answer(const unsigned char *query, size_t len, unsigned char *reply,
+    bool tcp);
+
+/* Answer queries, take in answers, give up on late ones, free what is closed. */
+void dns_serve(void);
+void dns_reap(void);
+
+/* ---- zone.c: master files, and what a zone answers ------------------------------------- */
+
+/* Read a master file (RFC 1035 5); what is wrong with it goes to complain().
+ * Returns the zone, even a faulty one; NULL: no memory.  zone_free(). */
+struct zone *zone_load(const char *origin, const char *file, struct diag *d);
+void zone_free(struct zone *z);
+
+/* The zone of a configuration that is nearest to a name; NULL: none holds it.
+ * zone_find(): what that zone says (RFC 1034 4.3.2), wildcards included.
+ * zone_set(): the records of just this name and type, glue too; or NULL. */
+struct zone *zone_nearest(const struct conf *conf, const struct dname *name);
+enum zone_found zone_find(struct zone *z, const struct dname *name,
+    unsigned type, struct zone_hit *hit);
+struct rrset *zone_set(const struct zone *z, const unsigned char *name,
+    unsigned type);
+
+/* Text such as "a.example" to a name, relative to an origin (NULL: the root).
+ * NULL: it is one; else what is wrong with it.  And back, without the last
+ * dot, into text[HOST_MAX]; false: it does not fit, so it is no host's. */
+const char *zone_name(const char *text, const struct dname *origin,
+    struct dname *n);
+bool zone_name_text(const unsigned char *name, char *text);
+/* Is a name the origin, or below it? */
+bool zone_within(const struct dname *name, const struct dname *origin);
+
+/* The row of a type; NULL: it is not known.  zone_field(): how long the field
+ * of a shape at data is, of which len octets are left; 0: it is cut off. */
+const struct rr_kind *zone_kind(unsigned type);
+size_t zone_field(char field, const unsigned char *data, size_t len);
+
+#endif
