@@ -1,0 +1,985 @@
+/*
+ * conf.c -- the configuration file, read once into struct conf.
+ *
+ * What this is
+ *	One table of directives, the functions that read their values, the
+ *	defaults, and what must fit together.  The contract with users.
+ * Call it in this order
+ *	conf_load(), conf_free(); on SIGHUP conf_load() again.
+ * A typical sequence, with break read_directive in gdb
+ *	conf_load -> read_directive -> read_users -> read_user ... ->
+ *	conf_defaults -> check_domains -> check_aliases -> check_plain
+ * Always true
+ *	Every fault is told with FILE:LINE, and reading goes on: a user mends
+ *	all of them at once.
+ *	A configuration never changes once it is read.
+ * What it does not do
+ *	Include other files, or know conditions.  Exercise: include FILE, with
+ *	the right FILE:LINE in every error.
+ */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <libgen.h>
+#include <pwd.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sysexits.h>
+#include <unistd.h>
+#include "mailserv.h"
+
+/* ---- words of the configuration -------------------------------------------- */
+
+/* Where the reader is, and what it fills. */
+struct reader {
+	struct conf *conf;
+	struct diag *diag;
+	struct spot at;
+	const char *folder; /* relative paths begin here */
+	bool domain_given;
+};
+
+/* One row of the table of directives below. */
+struct directive {
+	const char *name;
+	void (*read)(struct reader *rd, const struct directive *dir,
+	    char **value);
+	int least, most; /* values on a line */
+	bool repeats;
+	size_t offset; /* of its field in struct conf */
+	msec low, high; /* what a number, size or time may be */
+};
+
+/* "FILE:LINE: ...", for the line that is being read. */
+#define WRONG(rd, ...) complain((rd)->diag, (rd)->at, __VA_ARGS__)
+
+/* The field that a directive fills. */
+static void *
+field(const struct reader *rd, const struct directive *dir)
+{
+	return (char *)rd->conf + dir->offset;
+}
+
+/* Make an array one longer; exits without memory, for nothing runs yet, and
+ * after SIGHUP a half-read configuration would be worse than none. */
+static void *
+grow(void *array, size_t n, size_t size)
+{
+	void *bigger = realloc(array, (n + 1) * size);
+
+	if (bigger == NULL) {
+		fprintf(stderr, "mailserv: out of memory\n");
+		exit(EX_OSERR);
+	}
+	memset((char *)bigger + n * size, 0, size);
+	return bigger;
+}
+
+static char *
+copy_text(const char *text)
+{
+	size_t len = strlen(text) + 1;
+
+	return memcpy(grow(NULL, 0, len), text, len);
+}
+
+/* A path of the configuration file, relative to it. */
+static char *
+copy_path(const struct reader *rd, const char *path)
+{
+	size_t len = strlen(rd->folder) + strlen(path) + 2;
+	char *whole = grow(NULL, 0, len);
+
+	if (path[0] == '/' || strcmp(rd->folder, ".") == 0)
+		snprintf(whole, len, "%s", path);
+	else
+		snprintf(whole, len, "%s/%s", rd->folder, path);
+	return whole;
+}
+
+/* A number with one of these letters behind it, times the letter's worth. */
+static bool
+parse_unit(const char *text, const char *letters, const msec *worth, msec *out)
+{
+	char *end;
+
+	if (*text < '0' || *text > '9' || strlen(text) > 15)
+		return false;
+	msec number = strtoll(text, &end, 10);
+	const char *letter = *end != '\0' ? strchr(letters, *end) : letters;
+
+	if (letter == NULL || (*end != '\0' && end[1] != '\0'))
+		return false;
+	if (number > INT64_MAX / worth[letter - letters])
+		return false;
+	*out = number * worth[letter - letters];
+	return true;
+}
+
+/* A time: "90", "90s", "5m", "1h", "5d". */
+static bool
+parse_time(const char *text, msec *out)
+{
+	static const msec worth[] = { SECOND, MINUTE, 60 * MINUTE,
+		24 * 60 * MINUTE };
+
+	return parse_unit(text, "smhd", worth, out);
+}
+
+static void
+read_time(struct reader *rd, const struct directive *dir, char **value)
+{
+	msec *time = field(rd, dir);
+
+	if (!parse_time(value[0], time) || *time < dir->low ||
+	    *time > dir->high)
+		WRONG(rd, "%s: no such time: %s", dir->name, value[0]);
+}
+
+/* "50", "50K", "50M", "2G" */
+static void
+read_size(struct reader *rd, const struct directive *dir, char **value)
+{
+	static const msec worth[] = { 1, 1 << 10, 1 << 20, 1 << 30 };
+	size_t *size = field(rd, dir);
+	msec number;
+
+	if (!parse_unit(value[0], "\001KMG", worth, &number) ||
+	    number < dir->low || number > dir->high)
+		WRONG(rd, "%s: no such size: %s", dir->name, value[0]);
+	else
+		*size = (size_t)number;
+}
+
+static bool
+parse_number(const char *text, msec low, msec high, msec *out)
+{
+	static const msec worth[] = { 1 };
+
+	return parse_unit(text, "\001", worth, out) && *out >= low &&
+	    *out <= high;
+}
+
+static void
+read_number(struct reader *rd, const struct directive *dir, char **value)
+{
+	unsigned *number = field(rd, dir);
+	msec parsed;
+
+	if (!parse_number(value[0], dir->low, dir->high, &parsed))
+		WRONG(rd, "%s: a number from %lld to %lld, not %s", dir->name,
+		    (long long)dir->low, (long long)dir->high, value[0]);
+	else
+		*number = (unsigned)parsed;
+}
+
+static void
+read_count(struct reader *rd, const struct directive *dir, char **value)
+{
+	size_t *count = field(rd, dir);
+	msec parsed;
+
+	if (!parse_number(value[0], dir->low, dir->high, &parsed))
+		WRONG(rd, "%s: a number from %lld to %lld, not %s", dir->name,
+		    (long long)dir->low, (long long)dir->high, value[0]);
+	else
+		*count = (size_t)parsed;
+}
+
+static void
+read_yes_no(struct reader *rd, const struct directive *dir, char **value)
+{
+	bool *answer = field(rd, dir);
+
+	*answer = strcmp(value[0], "yes") == 0;
+	if (!*answer && strcmp(value[0], "no") != 0)
+		WRONG(rd, "%s: yes or no, not %s", dir->name, value[0]);
+}
+
+static void
+read_text(struct reader *rd, const struct directive *dir, char **value)
+{
+	char **text = field(rd, dir);
+
+	free(*text);
+	*text = copy_text(value[0]);
+}
+
+static void
+read_path(struct reader *rd, const struct directive *dir, char **value)
+{
+	char **path = field(rd, dir);
+
+	free(*path);
+	*path = copy_path(rd, value[0]);
+}
+
+/* Letters, digits, hyphens, dots (RFC 5321 4.1.2: sub-domain), and the
+ * underscore that many real names hold; no label is empty. */
+static bool
+is_domain(const char *name)
+{
+	static const char allowed[] = "abcdefghijklmnopqrstuvwxyz"
+				      "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+				      "0123456789-_.";
+	size_t len = strlen(name);
+
+	if (len == 0 || len > DOMAIN_MAX || strspn(name, allowed) != len)
+		return false;
+	return name[0] != '.' && name[0] != '-' && name[len - 1] != '.' &&
+	    strstr(name, "..") == NULL;
+}
+
+static void
+read_domain_name(struct reader *rd, const struct directive *dir, char **value)
+{
+	if (is_domain(value[0]))
+		read_text(rd, dir, value);
+	else
+		WRONG(rd, "%s: no domain name: %s", dir->name, value[0]);
+}
+
+/* ---- directives with a form of their own ------------------------------------- */
+
+/* One of the four lists of addresses; *n stands right behind the array's
+ * pointers in struct conf: see list_of(). */
+struct address_list {
+	union address **list;
+	size_t *n;
+	unsigned port; /* where none is given; 0: one must be */
+};
+
+static struct address_list
+list_of(struct conf *conf, const char *directive)
+{
+	if (strcmp(directive, "listen_smtp") == 0)
+		return (struct address_list){ &conf->listen_smtp,
+			&conf->n_listen_smtp, 0 };
+	if (strcmp(directive, "listen_pop3") == 0)
+		return (struct address_list){ &conf->listen_pop3,
+			&conf->n_listen_pop3, 0 };
+	if (strcmp(directive, "listen_dns") == 0)
+		return (struct address_list){ &conf->listen_dns,
+			&conf->n_listen_dns, 0 };
+	return (struct address_list){ &conf->resolvers, &conf->n_resolvers,
+		53 };
+}
+
+/* The directives whose addresses we open ourselves. */
+static const char *const listeners[] = { "listen_smtp", "listen_pop3",
+	"listen_dns" };
+
+static void
+add_address(const struct address_list *to, const union address *address)
+{
+	*to->list = grow(*to->list, *to->n, sizeof(union address));
+	(*to->list)[(*to->n)++] = *address;
+}
+
+static void
+read_addresses(struct reader *rd, const struct directive *dir, char **value)
+{
+	struct address_list to = list_of(rd->conf, dir->name);
+	union address address;
+
+	if (value[1] == NULL && strcmp(value[0], "none") == 0)
+		return;
+	for (; *value != NULL; value++) {
+		if (address_parse(*value, to.port, &address))
+			add_address(&to, &address);
+		else
+			WRONG(rd, "%s: no address: %s (127.0.0.1:2525 or"
+			    " [::1]:2525 would be)", dir->name, *value);
+	}
+}
+
+static void
+read_domains(struct reader *rd, const struct directive *dir, char **value)
+{
+	rd->domain_given = true;
+	if (value[1] == NULL && strcmp(value[0], "none") == 0)
+		return;
+	for (; *value != NULL; value++)
+		if (!is_domain(*value))
+			WRONG(rd, "%s: no domain name: %s", dir->name, *value);
+		else if (!names_add(&rd->conf->domains, *value))
+			WRONG(rd, "out of memory");
+}
+
+static void
+read_retry(struct reader *rd, const struct directive *dir, char **value)
+{
+	struct conf *conf = rd->conf;
+
+	conf->n_retry = 0;
+	for (; *value != NULL; value++) {
+		msec *wait = &conf->retry[conf->n_retry++];
+
+		if (!parse_time(*value, wait) || *wait < dir->low ||
+		    *wait > dir->high)
+			WRONG(rd, "%s: no such time: %s", dir->name, *value);
+	}
+}
+
+/* "192.0.2.0/24", "2001:db8::/32", or one address. */
+static bool
+parse_cidr(const char *text, struct cidr *cidr)
+{
+	char host[PEER_TEXT];
+	size_t len = strcspn(text, "/");
+	msec most = 32, bits;
+
+	if (len >= sizeof(host))
+		return false;
+	memcpy(host, text, len);
+	host[len] = '\0';
+	*cidr = (struct cidr){ .net = { [10] = 0xff, 0xff } };
+	if (inet_pton(AF_INET, host, cidr->net + 12) != 1) {
+		if (inet_pton(AF_INET6, host, cidr->net) != 1)
+			return false;
+		most = 128;
+	}
+	bits = most;
+	if (text[len] == '/' && !parse_number(text + len + 1, 0, most, &bits))
+		return false;
+	cidr->bits = (unsigned)(128 - most + bits);
+	return true;
+}
+
+static void
+read_relay_from(struct reader *rd, const struct directive *dir, char **value)
+{
+	struct conf *conf = rd->conf;
+
+	if (value[1] == NULL && strcmp(value[0], "none") == 0)
+		return;
+	for (; *value != NULL; value++) {
+		conf->relay_from = grow(conf->relay_from, conf->n_relay_from,
+		    sizeof(struct cidr));
+		if (!parse_cidr(*value, &conf->relay_from[conf->n_relay_from]))
+			WRONG(rd, "%s: no network: %s (192.0.2.0/24 would be)",
+			    dir->name, *value);
+		conf->n_relay_from++;
+	}
+}
+
+/* Open a file that the configuration names, or say why not.  A folder can
+ * be opened, but not read: so its first octet is tried. */
+static FILE *
+open_named(const struct reader *rd, const char *path)
+{
+	FILE *f = fopen(path, "re");
+	int first = f != NULL ? getc(f) : EOF;
+
+	if (f == NULL || ferror(f)) {
+		WRONG(rd, "cannot read %s: %s", path, strerror(errno));
+		if (f != NULL)
+			fclose(f);
+		return NULL;
+	}
+	ungetc(first, f);
+	return f;
+}
+
+/* The next line without its end; false at the end of the file. */
+static bool
+next_line(FILE *f, char **line, size_t *cap, unsigned *number)
+{
+	ssize_t len = getline(line, cap, f);
+
+	if (len < 0)
+		return false;
+	(*number)++;
+	if (len > 0 && (*line)[len - 1] == '\n')
+		(*line)[--len] = '\0';
+	if (len > 0 && (*line)[len - 1] == '\r')
+		(*line)[--len] = '\0';
+	return true;
+}
+
+/* relay_domain's FILE: one local part a line. */
+static void
+read_local_parts(struct reader *rd, struct relay_domain *rd_domain,
+    const char *path)
+{
+	FILE *f = open_named(rd, path);
+	char *line = NULL;
+	size_t cap = 0;
+	unsigned number = 0;
+
+	rd_domain->listed = true;
+	while (f != NULL && next_line(f, &line, &cap, &number)) {
+		line[strcspn(line, " \t")] = '\0';
+		if (line[0] != '\0' && line[0] != '#' &&
+		    !names_push(&rd_domain->local_parts, line))
+			WRONG(rd, "out of memory");
+	}
+	names_sort(&rd_domain->local_parts);
+	free(line);
+	if (f != NULL)
+		fclose(f);
+}
+
+static void
+read_relay_domain(struct reader *rd, const struct directive *dir, char **value)
+{
+	struct conf *conf = rd->conf;
+
+	if (!is_domain(value[0])) {
+		WRONG(rd, "%s: no domain name: %s", dir->name, value[0]);
+		return;
+	}
+	conf->relay_domains = grow(conf->relay_domains, conf->n_relay_domains,
+	    sizeof(struct relay_domain));
+	struct relay_domain *added =
+	    &conf->relay_domains[conf->n_relay_domains++];
+
+	added->name = copy_text(value[0]);
+	if (value[1] == NULL)
+		return;
+	char *path = copy_path(rd, value[1]);
+
+	read_local_parts(rd, added, path);
+	free(path);
+}
+
+static void
+read_zone(struct reader *rd, const struct directive *dir, char **value)
+{
+	struct conf *conf = rd->conf;
+	char *path = copy_path(rd, value[1]);
+	struct zone *zone = zone_load(value[0], path, rd->diag);
+
+	if (zone == NULL)
+		WRONG(rd, "%s %s: out of memory", dir->name, value[0]);
+	conf->zones = grow(conf->zones, conf->n_zones, sizeof(struct zone *));
+	if (zone != NULL)
+		conf->zones[conf->n_zones++] = zone;
+	free(path);
+}
+
+static void
+read_alias(struct reader *rd, const struct directive *dir, char **value)
+{
+	struct conf *conf = rd->conf;
+
+	(void)dir;
+	conf->aliases = grow(conf->aliases, conf->n_aliases,
+	    sizeof(struct alias));
+	conf->aliases[conf->n_aliases].name = copy_text(value[0]);
+	conf->aliases[conf->n_aliases++].target = copy_text(value[1]);
+}
+
+/* What is to happen: "drop", "stall", "-ERR" for POP3, a code for SMTP. */
+static bool
+parse_action(const char *text, struct fault *fault)
+{
+	bool smtp = fault->kind == KIND_SMTP;
+	msec code;
+
+	if (strcmp(text, "drop") == 0)
+		fault->action = FAULT_DROP;
+	else if (strcmp(text, "stall") == 0)
+		fault->action = FAULT_STALL;
+	else if (!smtp && strcmp(text, "-ERR") == 0)
+		fault->action = FAULT_ERR;
+	else if (smtp && parse_number(text, 400, 599, &code))
+		fault->code = (unsigned)code;
+	else
+		return false;
+	return true;
+}
+
+/* fault smtp|pop3 VERB ACTION [PERCENT] */
+static void
+read_fault(struct reader *rd, const struct directive *dir, char **value)
+{
+	struct conf *conf = rd->conf;
+	struct fault fault = { .kind = KIND_SMTP };
+	msec percent = 100;
+
+	if (strcmp(value[0], "pop3") == 0)
+		fault.kind = KIND_POP3;
+	else if (strcmp(value[0], "smtp") != 0)
+		WRONG(rd, "%s: smtp or pop3, not %s", dir->name, value[0]);
+	snprintf(fault.verb, sizeof(fault.verb), "%s", value[1]);
+	if (!parse_action(value[2], &fault))
+		WRONG(rd, "%s: no action: %s", dir->name, value[2]);
+	if (value[3] != NULL && !parse_number(value[3], 0, 100, &percent))
+		WRONG(rd, "%s: no percentage: %s", dir->name, value[3]);
+	fault.percent = (unsigned)percent;
+	conf->faults = grow(conf->faults, conf->n_faults, sizeof(fault));
+	conf->faults[conf->n_faults++] = fault;
+}
+
+/* ---- users ---------------------------------------------------------------------- */
+
+/* Letters, digits, "._+-", no leading dot: safe as a folder's name. */
+static bool
+is_user_name(const char *name)
+{
+	size_t len = strspn(name, "abcdefghijklmnopqrstuvwxyz"
+				  "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+				  "0123456789._+-");
+
+	return len > 0 && len <= USER_NAME_MAX && name[len] == '\0' &&
+	    name[0] != '.';
+}
+
+/* "NAME:{CRYPT}hash" or "NAME:{PLAIN}password"; the line is cut up. */
+static void
+read_user(struct reader *rd, char *line)
+{
+	struct conf *conf = rd->conf;
+	struct user user = { .plain = false };
+	char *colon = strchr(line, ':');
+	char *secret = colon != NULL ? colon + 1 : line + strlen(line);
+
+	if (colon != NULL)
+		*colon = '\0';
+	if (!is_user_name(line)) { /* it may hold a password: not all is told */
+		WRONG(rd, "no user name: %.*s", (int)strcspn(line, " \t{"),
+		    line);
+		return;
+	}
+	user.plain = strncmp(secret, "{PLAIN}", 7) == 0;
+	if (!user.plain && strncmp(secret, "{CRYPT}", 7) != 0) {
+		WRONG(rd, "%s: {CRYPT}hash (see mailserv -H) or"
+		    " {PLAIN}password must follow the name", line);
+		return;
+	}
+	if (user_find(conf, line) != NULL) {
+		WRONG(rd, "user %s is there twice", line);
+		return;
+	}
+	char *lower = lower_copy(line, strlen(line));
+
+	snprintf(user.name, sizeof(user.name), "%s",
+	    lower != NULL ? lower : line);
+	free(lower);
+	user.secret = copy_text(secret + 7);
+	conf->users = grow(conf->users, conf->n_users, sizeof(user));
+	size_t place = conf->n_users++;
+
+	for (; place > 0 &&
+	    strcmp(conf->users[place - 1].name, user.name) > 0; place--)
+		conf->users[place] = conf->users[place - 1];
+	conf->users[place] = user;
+	if (conf->first_user == NULL)
+		conf->first_user = copy_text(user.name);
+}
+
+static void
+read_users(struct reader *rd, const struct directive *dir, char **value)
+{
+	char *path = copy_path(rd, value[0]);
+	FILE *f = open_named(rd, path);
+	struct reader inner = *rd;
+	char *line = NULL;
+	size_t cap = 0;
+
+	(void)dir;
+	rd->conf->users_given = true;
+	inner.at = (struct spot){ path, 0 };
+	while (f != NULL && next_line(f, &line, &cap, &inner.at.line))
+		if (line[0] != '\0' && line[0] != '#')
+			read_user(&inner, line);
+	if (line != NULL)
+		explicit_bzero(line, cap); /* it held a password */
+	free(line);
+	free(path);
+	if (f != NULL)
+		fclose(f);
+}
+
+/* ---- the configuration file --------------------------------------------------------- */
+
+#define AT(member) offsetof(struct conf, member)
+#define DAYS(n)    ((n) * 24 * 60 * MINUTE)
+
+/* The contract's table.  An error names the line; so does a word too many. */
+static const struct directive directives[] = {
+	{ "hostname", read_domain_name, 1, 1, false, AT(hostname), 0, 0 },
+	{ "data_dir", read_path, 1, 1, false, AT(data_dir), 0, 0 },
+	{ "listen_smtp", read_addresses, 1, 64, true, 0, 0, 0 },
+	{ "listen_pop3", read_addresses, 1, 64, true, 0, 0, 0 },
+	{ "listen_dns", read_addresses, 1, 64, true, 0, 0, 0 },
+	{ "resolver", read_addresses, 1, 64, true, 0, 0, 0 },
+	{ "zone", read_zone, 2, 2, true, 0, 0, 0 },
+	{ "domain", read_domains, 1, 64, true, 0, 0, 0 },
+	{ "relay_domain", read_relay_domain, 1, 2, true, 0, 0, 0 },
+	{ "relay_from", read_relay_from, 1, 64, true, 0, 0, 0 },
+	{ "users", read_users, 1, 1, false, 0, 0, 0 },
+	{ "alias", read_alias, 2, 2, true, 0, 0, 0 },
+	{ "catch_all", read_text, 1, 1, false, AT(catch_all_name), 0, 0 },
+	{ "smtp_port", read_number, 1, 1, false, AT(smtp_port), 1, 65535 },
+	{ "retry", read_retry, 1, RETRY_STEPS, false, 0, SECOND, DAYS(365) },
+	{ "warn_after", read_time, 1, 1, false, AT(warn_after), 0,
+	    DAYS(365) },
+	{ "expire", read_time, 1, 1, false, AT(expire), SECOND, DAYS(365) },
+	{ "max_message", read_size, 1, 1, false, AT(max_message), 1024,
+	    (msec)1 << 40 },
+	{ "max_recipients", read_count, 1, 1, false, AT(max_recipients), 1,
+	    3000 },
+	{ "max_clients", read_count, 1, 1, false, AT(max_clients), 1,
+	    1000000 },
+	{ "max_per_client", read_count, 1, 1, false, AT(max_per_client), 0,
+	    65535 },
+	{ "timeout_smtp", read_time, 1, 1, false, AT(timeout_smtp), SECOND,
+	    DAYS(1) },
+	{ "timeout_pop3", read_time, 1, 1, false, AT(timeout_pop3), SECOND,
+	    DAYS(1) },
+	{ "timeout_connect", read_time, 1, 1, false, AT(timeout_connect),
+	    SECOND, DAYS(1) },
+	{ "timeout_relay", read_time, 1, 1, false, AT(timeout_relay), SECOND,
+	    DAYS(1) },
+	{ "run_as", read_text, 1, 1, false, AT(run_as), 0, 0 },
+	{ "plain_ok", read_yes_no, 1, 1, false, AT(plain_ok), 0, 0 },
+	{ "time_scale", read_number, 1, 1, false, AT(time_scale), 1,
+	    1000000 },
+	{ "fault", read_fault, 3, 4, true, 0, 0, 0 },
+};
+
+enum { WORDS = 67 }; /* the keyword, 64 values, one too many, NULL */
+
+/* Cut a line into words; a word that begins with # ends it. */
+static int
+split_words(char *line, char *word[WORDS])
+{
+	int n = 0;
+
+	for (char *at; (at = strsep(&line, " \t")) != NULL;) {
+		if (*at == '#' || n == WORDS - 1)
+			break;
+		if (*at != '\0')
+			word[n++] = at;
+	}
+	word[n] = NULL;
+	return n;
+}
+
+static const struct directive *
+find_directive(const char *name)
+{
+	for (size_t i = 0; i < NELEM(directives); i++)
+		if (strcmp(directives[i].name, name) == 0)
+			return &directives[i];
+	return NULL;
+}
+
+/* One line of the configuration file. */
+static void
+read_directive(struct reader *rd, char *line, bool seen[])
+{
+	char *word[WORDS];
+	int values = split_words(line, word) - 1;
+
+	if (values < 0)
+		return;
+	const struct directive *dir = find_directive(word[0]);
+
+	if (dir == NULL) {
+		WRONG(rd, "no such directive: %s", word[0]);
+		return;
+	}
+	bool twice = seen[dir - directives] && !dir->repeats;
+
+	seen[dir - directives] = true;
+	if (twice)
+		WRONG(rd, "%s is given twice", dir->name);
+	else if (values < dir->least)
+		WRONG(rd, "%s needs %s", dir->name,
+		    dir->least > 1 ? "more values" : "a value");
+	else if (values > dir->most)
+		WRONG(rd, "%s takes no more than %d value%s", dir->name,
+		    dir->most, dir->most > 1 ? "s" : "");
+	else
+		dir->read(rd, dir, word + 1);
+}
+
+static bool
+was_given(const bool seen[], const char *name)
+{
+	return seen[find_directive(name) - directives];
+}
+
+/* ---- defaults, and what must fit together ------------------------------------------------ */
+
+/* Every directive's default that does not depend on another. */
+static struct conf *
+conf_new(void)
+{
+	static const msec retry[] = { MINUTE, 5 * MINUTE, 15 * MINUTE,
+		30 * MINUTE, 60 * MINUTE };
+	struct conf *conf = grow(NULL, 0, sizeof(*conf));
+
+	*conf = (struct conf){ .smtp_port = 25, .n_retry = NELEM(retry),
+		.warn_after = 4 * 60 * MINUTE, .expire = DAYS(5),
+		.max_message = 50u << 20, .max_recipients = 1000,
+		.max_clients = 10000, .max_per_client = 100,
+		.timeout_smtp = 5 * MINUTE, .timeout_pop3 = 10 * MINUTE,
+		.timeout_connect = 30 * SECOND, .timeout_relay = 5 * MINUTE,
+		.time_scale = 1 };
+	memcpy(conf->retry, retry, sizeof(retry));
+	return conf;
+}
+
+/* Fill a list of addresses that nobody gave. */
+static void
+default_address(struct conf *conf, const char *directive, const char *text)
+{
+	struct address_list to = list_of(conf, directive);
+	union address address;
+
+	if (address_parse(text, 0, &address))
+		add_address(&to, &address);
+}
+
+/* The name servers of /etc/resolv.conf. */
+static void
+default_resolvers(struct conf *conf)
+{
+	FILE *f = fopen("/etc/resolv.conf", "re");
+	struct address_list to = list_of(conf, "resolver");
+	union address address;
+	char *line = NULL, *word[WORDS];
+	size_t cap = 0;
+	unsigned number = 0;
+
+	while (f != NULL && next_line(f, &line, &cap, &number))
+		if (split_words(line, word) >= 2 &&
+		    strcmp(word[0], "nameserver") == 0 &&
+		    address_parse(word[1], 53, &address))
+			add_address(&to, &address);
+	free(line);
+	if (f != NULL)
+		fclose(f);
+}
+
+/* hostname, data_dir, addresses, networks: what else stands in for them. */
+static void
+conf_defaults(struct conf *conf, const bool seen[], const struct reader *rd)
+{
+	static const char *const loopback[] = { "127.0.0.0/8", "::1/128" };
+	char name[HOST_MAX] = "localhost";
+
+	if (conf->hostname == NULL) {
+		if (conf->file != NULL && gethostname(name, sizeof(name)) < 0)
+			snprintf(name, sizeof(name), "localhost");
+		conf->hostname = copy_text(name);
+	}
+	if (conf->data_dir == NULL)
+		conf->data_dir = copy_path(rd, "mailserv-data");
+	if (!was_given(seen, "listen_smtp"))
+		default_address(conf, "listen_smtp", "127.0.0.1:2525");
+	if (!was_given(seen, "listen_pop3"))
+		default_address(conf, "listen_pop3", "127.0.0.1:1110");
+	if (!was_given(seen, "resolver"))
+		default_resolvers(conf);
+	for (size_t i = 0; i < 2 && !was_given(seen, "relay_from"); i++) {
+		conf->relay_from = grow(conf->relay_from, i,
+		    sizeof(struct cidr));
+		conf->n_relay_from += parse_cidr(loopback[i],
+		    &conf->relay_from[i]);
+	}
+}
+
+/* Without a configuration file: alice and bob, each with its own name as
+ * password, so that the first try needs no reading. */
+static void
+conf_builtin(struct reader *rd)
+{
+	char alice[] = "alice:{PLAIN}alice", bob[] = "bob:{PLAIN}bob";
+
+	rd->conf->users_given = true;
+	read_user(rd, alice);
+	read_user(rd, bob);
+}
+
+/* Final destination: what was given, else hostname where there are users. */
+static void
+check_domains(struct reader *rd)
+{
+	struct conf *conf = rd->conf;
+
+	if (!rd->domain_given && conf->users_given &&
+	    !names_add(&conf->domains, conf->hostname))
+		WRONG(rd, "out of memory");
+	if (conf->domains.n > 0 && !conf->users_given)
+		WRONG(rd, "domain %s has no mailboxes: give users, or domain"
+		    " none", conf->domains.v[0]);
+	for (size_t i = 0; i < conf->n_relay_domains; i++)
+		if (names_has(&conf->domains, conf->relay_domains[i].name))
+			WRONG(rd, "%s is a domain and a relay_domain",
+			    conf->relay_domains[i].name);
+}
+
+/* Aliases lead somewhere; postmaster to the first user unless one is named
+ * (RFC 5321 4.5.1: it must exist). */
+static void
+check_aliases(struct reader *rd)
+{
+	struct conf *conf = rd->conf;
+	bool postmaster = user_find(conf, "postmaster") != NULL;
+
+	for (size_t i = 0; i < conf->n_aliases; i++) {
+		const struct alias *alias = &conf->aliases[i];
+
+		postmaster |= strcasecmp(alias->name, "postmaster") == 0;
+		if (strchr(alias->target, '@') == NULL &&
+		    user_find(conf, alias->target) == NULL)
+			WRONG(rd, "alias %s: no such user: %s", alias->name,
+			    alias->target);
+	}
+	if (!postmaster && conf->first_user != NULL) {
+		char name[] = "postmaster";
+		char *value[] = { name, conf->first_user, NULL };
+
+		read_alias(rd, find_directive("alias"), value);
+	}
+	if (conf->catch_all_name != NULL)
+		conf->catch_all = user_find(conf, conf->catch_all_name);
+	if (conf->catch_all_name != NULL && conf->catch_all == NULL)
+		WRONG(rd, "catch_all: no such user: %s", conf->catch_all_name);
+	for (size_t i = 0; i < conf->n_aliases; i++)
+		if (strchr(conf->aliases[i].target, '@') != NULL &&
+		    spool_place(conf, conf->aliases[i].target) == PLACE_NOBODY)
+			WRONG(rd, "alias %s: %s leads nowhere",
+			    conf->aliases[i].name, conf->aliases[i].target);
+}
+
+/* Passwords in the clear may not leave loopback. */
+static void
+check_plain(struct reader *rd)
+{
+	const struct conf *conf = rd->conf;
+	bool exposed = false;
+
+	for (size_t i = 0; i < conf->n_listen_pop3; i++)
+		exposed |= !address_is_loopback(&conf->listen_pop3[i]);
+	for (size_t i = 0; i < conf->n_users; i++)
+		if (exposed && !conf->plain_ok && conf->users[i].plain) {
+			WRONG(rd, "user %s has a {PLAIN} password, and POP3"
+			    " listens beyond loopback: use mailserv -H, or"
+			    " plain_ok yes", conf->users[i].name);
+			return;
+		}
+}
+
+/* Laboratories may not leave loopback either; root may not keep a port. */
+static void
+check_listeners(struct reader *rd)
+{
+	struct conf *conf = rd->conf;
+	bool laboratory = conf->n_faults > 0 || conf->time_scale != 1;
+	bool exposed = false, low = false;
+
+	for (size_t i = 0; i < NELEM(listeners); i++) {
+		struct address_list of = list_of(conf, listeners[i]);
+
+		for (size_t k = 0; k < *of.n; k++) {
+			exposed |= !address_is_loopback(&(*of.list)[k]);
+			low |= address_port(&(*of.list)[k]) < 1024;
+		}
+	}
+	if (exposed && laboratory)
+		WRONG(rd, "fault and time_scale are for laboratories: every"
+		    " listener must be on loopback");
+	if (low && conf->run_as == NULL && geteuid() == 0)
+		WRONG(rd, "root on a port below 1024: run_as must say who to"
+		    " become");
+	if (conf->run_as != NULL && getpwnam(conf->run_as) == NULL)
+		WRONG(rd, "run_as: no such user: %s", conf->run_as);
+}
+
+/* ---- reading and freeing it --------------------------------------------------------------- */
+
+struct conf *
+conf_load(const char *file, struct diag *diag)
+{
+	struct conf *conf = conf_new();
+	bool seen[NELEM(directives)] = { false };
+	char *copy = file != NULL ? copy_text(file) : NULL;
+	struct reader rd = { .conf = conf, .diag = diag,
+		.at = { file != NULL ? file : "built-in", 0 },
+		.folder = copy != NULL ? dirname(copy) : "." };
+	FILE *f = file != NULL ? open_named(&rd, file) : NULL;
+	char *line = NULL;
+	size_t cap = 0;
+
+	conf->file = file != NULL ? copy_text(file) : NULL;
+	while (f != NULL && next_line(f, &line, &cap, &rd.at.line))
+		read_directive(&rd, line, seen);
+	free(line);
+	if (file == NULL)
+		conf_builtin(&rd);
+	if (f != NULL || file == NULL) {
+		conf_defaults(conf, seen, &rd);
+		check_domains(&rd);
+		check_aliases(&rd);
+		check_plain(&rd);
+		check_listeners(&rd);
+	}
+	if (f != NULL)
+		fclose(f);
+	free(copy);
+	return conf;
+}
+
+/* The inverse of conf_load(), in the order of struct conf. */
+void
+conf_free(struct conf *conf)
+{
+	free(conf->file);
+	free(conf->hostname);
+	free(conf->data_dir);
+	free(conf->listen_smtp);
+	free(conf->listen_pop3);
+	free(conf->listen_dns);
+	free(conf->resolvers);
+	for (size_t i = 0; i < conf->n_zones; i++)
+		zone_free(conf->zones[i]);
+	free(conf->zones);
+	names_free(&conf->domains);
+	for (size_t i = 0; i < conf->n_relay_domains; i++) {
+		free(conf->relay_domains[i].name);
+		names_free(&conf->relay_domains[i].local_parts);
+	}
+	free(conf->relay_domains);
+	free(conf->relay_from);
+	for (size_t i = 0; i < conf->n_users; i++) {
+		explicit_bzero(conf->users[i].secret,
+		    strlen(conf->users[i].secret));
+		free(conf->users[i].secret);
+	}
+	free(conf->users);
+	free(conf->first_user);
+	for (size_t i = 0; i < conf->n_aliases; i++) {
+		free(conf->aliases[i].name);
+		free(conf->aliases[i].target);
+	}
+	free(conf->aliases);
+	free(conf->catch_all_name);
+	free(conf->run_as);
+	free(conf->faults);
+	free(conf);
+}
+
+bool
+conf_same_outside(struct conf *one, struct conf *two)
+{
+	for (size_t i = 0; i < NELEM(listeners); i++) {
+		struct address_list a = list_of(one, listeners[i]);
+		struct address_list b = list_of(two, listeners[i]);
+
+		if (*a.n != *b.n)
+			return false;
+		if (*a.n > 0 && memcmp(*a.list, *b.list,
+				    *a.n * sizeof(union address)) != 0)
+			return false;
+	}
+	if ((one->run_as == NULL) != (two->run_as == NULL) ||
+	    (one->run_as != NULL && strcmp(one->run_as, two->run_as) != 0))
+		return false;
+	return strcmp(one->data_dir, two->data_dir) == 0;
+}
