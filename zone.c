@@ -1,0 +1,1450 @@
+/*
+ * zone.c -- master files, and what a zone answers.
+ *
+ * What this is
+ *	The reader of master files (RFC 1035 5), the table of record types,
+ *	names as text and on the wire, and the look-up of RFC 1034 4.3.2.
+ * Call it in this order
+ *	zone_load(); zone_nearest() and zone_find() for each question;
+ *	zone_free().
+ * A typical sequence, with break add_record in gdb
+ *	zone_load -> load_file -> load_entry -> load_record -> add_record
+ * Always true
+ *	Data in a zone fits the shape of its type: it was checked on its way
+ *	in, so that nobody has to check it on its way out.
+ *	Every name between the origin and a name with records has a node: an
+ *	empty one exists too (RFC 4592 2.2.2).
+ *	Each entry of a file is complained of once at most, and the next entry
+ *	is read all the same.
+ * What it does not do
+ *	Classes other than IN, DNAME, DNSSEC.  Exercise: CAA (RFC 8659 4.1)
+ *	needs one more letter for a shape; nothing else changes.
+ */
+#include <arpa/inet.h>
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include "mailserv.h"
+
+enum {
+	LABELS_MAX = 128,     /* of a name of 255 octets, the root among them */
+	STRING_OCTETS = 255,  /* RFC 1035 3.3 */
+	TTL_MAX = INT32_MAX,  /* RFC 2181 8 */
+	RDATA_MAX = 65535,    /* RFC 1035 3.2.1 */
+	WORD_MAX = 131072,    /* RDATA_MAX in hexadecimal digits, and a little */
+	RRSET_MAX = 4096,     /* a message of 64 KiB holds no more addresses */
+	INCLUDE_DEPTH = 8,    /* a file that includes itself comes to an end */
+	FILES_MAX = 1000,     /* in all, or eight deep would be without bound */
+	ERRORS_MAX = 50,      /* more would not be read */
+	META_TYPES = 128,     /* to 255: questions, not data (RFC 6895 3.1) */
+};
+
+/* ---- types ----------------------------------------------------------------- */
+
+/* RFC 1035 3.3: in the types of that document names may be compressed. */
+static const struct rr_kind kinds[] = {
+	{ "A", RR_A, "a" }, /* RFC 1035 3.4.1 */
+	{ "NS", RR_NS, "n" },
+	{ "CNAME", RR_CNAME, "n" },
+	{ "SOA", RR_SOA, "nn4tttt" },
+	{ "MB", 7, "n" },
+	{ "MG", 8, "n" },
+	{ "MR", 9, "n" },
+	{ "PTR", RR_PTR, "n" },
+	{ "HINFO", RR_HINFO, "ss" },
+	{ "MINFO", 14, "nn" },
+	{ "MX", RR_MX, "2n" },
+	{ "TXT", RR_TXT, "S" },
+	{ "AAAA", RR_AAAA, "b" },  /* RFC 3596 2.2 */
+	{ "SRV", RR_SRV, "222u" }, /* RFC 2782 is not in RFC 3597 4's list */
+};
+
+const struct rr_kind *
+zone_kind(unsigned type)
+{
+	for (size_t i = 0; i < NELEM(kinds); i++)
+		if (kinds[i].type == type)
+			return &kinds[i];
+	return NULL;
+}
+
+/* The octets of the name at data, of which len are left; 0: it is none. */
+static size_t
+name_field(const unsigned char *data, size_t len)
+{
+	size_t at = 0;
+
+	while (at < len && at < DOMAIN_MAX && data[at] <= LABEL_MAX) {
+		if (data[at] == 0)
+			return at + 1;
+		at += data[at] + 1u;
+	}
+	return 0;
+}
+
+size_t
+zone_field(char field, const unsigned char *data, size_t len)
+{
+	size_t need = 4; /* t, 4, a */
+
+	if (field == 'n' || field == 'u')
+		return name_field(data, len);
+	if (field == '2')
+		need = 2;
+	else if (field == 'b')
+		need = 16;
+	else if (field == 's' || field == 'S')
+		need = len > 0 ? data[0] + 1u : 1;
+	while (field == 'S' && need < len)
+		need += data[need] + 1u;
+	return need <= len ? need : 0;
+}
+
+/* Is this data just what the shape says?  Data given as RFC 3597 5 allows is
+ * not, unless somebody looks. */
+static bool
+fits(const char *shape, const unsigned char *data, size_t len)
+{
+	for (; *shape != '\0'; shape++) {
+		size_t part = zone_field(*shape, data, len);
+
+		if (part == 0)
+			return false;
+		data += part;
+		len -= part;
+	}
+	return len == 0;
+}
+
+/* ---- names ------------------------------------------------------------------ */
+
+/* One octet of a word, \X and \DDD resolved (RFC 1035 5.1); -1: wrong. */
+static int
+octet_parse(const char **text)
+{
+	const char *at = *text;
+	unsigned code = 0;
+
+	if (*at != '\\') {
+		*text = at + 1;
+		return (unsigned char)*at;
+	}
+	at++;
+	if (*at < '0' || *at > '9') {
+		*text = at + 1;
+		return *at != '\0' ? (unsigned char)*at : -1;
+	}
+	for (int i = 0; i < 3; i++, at++) {
+		if (*at < '0' || *at > '9')
+			return -1;
+		code = code * 10 + (unsigned)(*at - '0');
+	}
+	*text = at;
+	return code <= 255 ? (int)code : -1;
+}
+
+static const char bad_escape[] =
+    "after \\ comes one character, or three digits up to 255";
+static const char long_name[] = "a name of over 255 octets";
+
+/* One label, up to its dot, is appended to n; NULL, or what is wrong. */
+static const char *
+label_parse(const char **text, struct dname *n)
+{
+	size_t start = n->len++, len = 0;
+
+	if (start >= DOMAIN_MAX - 1)
+		return long_name;
+	while (**text != '\0' && **text != '.') {
+		int octet = octet_parse(text);
+
+		if (octet < 0)
+			return bad_escape;
+		if (++len > LABEL_MAX)
+			return "a label of over 63 octets";
+		if (n->len >= DOMAIN_MAX - 1)
+			return long_name; /* the root is still to come */
+		n->octets[n->len++] = (unsigned char)octet;
+	}
+	if (len == 0)
+		return "an empty label";
+	n->octets[start] = (unsigned char)len;
+	return NULL;
+}
+
+const char *
+zone_name(const char *text, const struct dname *origin, struct dname *n)
+{
+	static const struct dname root = { .octets = { 0 }, .len = 1 };
+	const char *what = NULL;
+
+	n->len = 0;
+	if (strcmp(text, ".") == 0) {
+		text = "";
+		origin = NULL;
+	} else if (origin != NULL && strcmp(text, "@") == 0) {
+		text = "";
+	}
+	while (*text != '\0' && what == NULL) {
+		what = label_parse(&text, n);
+		if (*text == '.' && *++text == '\0')
+			origin = NULL;
+	}
+	if (what != NULL)
+		return what;
+	if (origin == NULL)
+		origin = &root;
+	if (n->len + origin->len > DOMAIN_MAX)
+		return long_name;
+	memcpy(n->octets + n->len, origin->octets, origin->len);
+	n->len += origin->len;
+	return NULL;
+}
+
+bool
+zone_name_text(const unsigned char *name, char *text)
+{
+	size_t len = 0;
+
+	for (; *name != 0; name += *name + 1) {
+		if (len > 0)
+			text[len++] = '.';
+		for (unsigned i = 1; i <= *name; i++) {
+			unsigned char ch = name[i];
+			bool plain = ch > ' ' && ch < 127 && ch != '.' &&
+			    ch != '\\';
+
+			if (len + 6 > HOST_MAX && (!plain || len + 2 > HOST_MAX))
+				return false;
+			if (plain)
+				text[len++] = (char)ch;
+			else
+				len += (size_t)sprintf(text + len, "\\%03u",
+				    ch);
+		}
+	}
+	text[len] = '\0';
+	return true;
+}
+
+/* Lengths of labels are below 'A', so a whole name can be folded alike. */
+static unsigned char
+lower(unsigned char ch)
+{
+	return ch >= 'A' && ch <= 'Z' ? (unsigned char)(ch - 'A' + 'a') : ch;
+}
+
+static bool
+same(const unsigned char *one, const unsigned char *two, size_t len)
+{
+	for (size_t i = 0; i < len; i++)
+		if (lower(one[i]) != lower(two[i]))
+			return false;
+	return true;
+}
+
+bool
+zone_within(const struct dname *name, const struct dname *origin)
+{
+	size_t at = 0;
+
+	while (name->len - at > origin->len)
+		at += name->octets[at] + 1u;
+	return name->len - at == origin->len &&
+	    same(name->octets + at, origin->octets, origin->len);
+}
+
+static size_t
+name_len(const unsigned char *name)
+{
+	return name_field(name, DOMAIN_MAX);
+}
+
+/* ---- the nodes of a zone -------------------------------------------------------- */
+
+struct node {
+	struct node *next_hash; /* in its bucket */
+	struct node *next;      /* in the order of the file */
+	struct rrset *sets;     /* NULL: an empty non-terminal */
+	uint32_t hash;
+	unsigned char name[]; /* in the case in which it came first */
+};
+
+struct zone {
+	struct dname origin;
+	struct rrset *soa;      /* NULL: not read yet */
+	uint32_t negative_ttl;  /* RFC 2308 3 */
+	struct node *apex, *last;
+	struct node **buckets;  /* a power of two, not fewer than nodes */
+	size_t n_buckets, n_nodes;
+	struct names files;     /* what was read: record.file */
+};
+
+static uint32_t
+name_hash(const unsigned char *name)
+{
+	uint32_t hash = 2166136261u; /* FNV-1a */
+
+	for (size_t i = name_len(name); i-- > 0; name++)
+		hash = (hash ^ lower(*name)) * 16777619u;
+	return hash;
+}
+
+static struct node *
+node_find(const struct zone *z, const unsigned char *name)
+{
+	uint32_t hash = name_hash(name);
+	struct node *node = z->buckets[hash & (z->n_buckets - 1)];
+	size_t len = name_len(name);
+
+	while (node != NULL && (node->hash != hash ||
+				   name_len(node->name) != len ||
+				   !same(node->name, name, len)))
+		node = node->next_hash;
+	return node;
+}
+
+/* Twice the buckets.  Without memory the old ones stay, only slower. */
+static void
+buckets_grow(struct zone *z)
+{
+	size_t n = z->n_buckets * 2;
+	struct node **buckets = calloc(n, sizeof(*buckets));
+
+	if (buckets == NULL)
+		return;
+	for (struct node *node = z->apex; node != NULL; node = node->next) {
+		struct node **at = &buckets[node->hash & (n - 1)];
+
+		node->next_hash = *at;
+		*at = node;
+	}
+	free(z->buckets);
+	z->buckets = buckets;
+	z->n_buckets = n;
+}
+
+/* Add a node for this name; NULL: no memory. */
+static struct node *
+node_add(struct zone *z, const unsigned char *name)
+{
+	size_t len = name_len(name);
+	struct node *node = malloc(sizeof(*node) + len);
+
+	if (node == NULL)
+		return NULL;
+	if (z->n_nodes >= z->n_buckets)
+		buckets_grow(z);
+	*node = (struct node){ .hash = name_hash(name) };
+	memcpy(node->name, name, len);
+	struct node **at = &z->buckets[node->hash & (z->n_buckets - 1)];
+
+	node->next_hash = *at;
+	*at = node;
+	if (z->last != NULL)
+		z->last->next = node;
+	z->last = node;
+	z->n_nodes++;
+	return node;
+}
+
+/* The node of a name in the zone; with it come the empty ones above, up to
+ * the origin, which was the first of all.  NULL: no memory. */
+static struct node *
+node_make(struct zone *z, const unsigned char *name)
+{
+	struct node *node = node_find(z, name);
+
+	if (node != NULL)
+		return node;
+	node = node_add(z, name);
+	for (struct node *up = node; up != NULL; up = node_add(z, name)) {
+		name += *name + 1;
+		if (node_find(z, name) != NULL)
+			return node;
+	}
+	return NULL;
+}
+
+static struct rrset *
+set_of(const struct node *node, unsigned type)
+{
+	struct rrset *set = node->sets;
+
+	while (set != NULL && set->type != type)
+		set = set->next;
+	return set;
+}
+
+/* ---- what a zone answers -------------------------------------------------------------- */
+
+struct zone *
+zone_nearest(const struct conf *conf, const struct dname *name)
+{
+	struct zone *best = NULL;
+
+	for (size_t i = 0; i < conf->n_zones; i++) {
+		struct zone *z = conf->zones[i];
+
+		if (zone_within(name, &z->origin) &&
+		    (best == NULL || z->origin.len > best->origin.len))
+			best = z;
+	}
+	return best;
+}
+
+struct rrset *
+zone_set(const struct zone *z, const unsigned char *name, unsigned type)
+{
+	const struct node *node = node_find(z, name);
+
+	return node != NULL ? set_of(node, type) : NULL;
+}
+
+/* There are no such data: the SOA says for how long (RFC 2308 3). */
+static enum zone_found
+nothing(const struct zone *z, enum zone_found what, struct zone_hit *hit)
+{
+	*hit = (struct zone_hit){ z->soa, z->origin.octets, z->negative_ttl };
+	return what;
+}
+
+/* The name exists, or a wildcard stands for it: has it the type? */
+static enum zone_found
+at_node(const struct zone *z, const struct node *node, unsigned type,
+    struct zone_hit *hit)
+{
+	struct rrset *set = type == RR_ANY ? node->sets : set_of(node, type);
+	enum zone_found what = ZONE_ANSWER;
+
+	if (set == NULL) {
+		set = set_of(node, RR_CNAME);
+		what = ZONE_CNAME;
+	}
+	if (set == NULL)
+		return nothing(z, ZONE_NODATA, hit);
+	*hit = (struct zone_hit){ set, NULL, set->ttl };
+	return what;
+}
+
+/* The wildcard below the closest encloser, the longest part of the name that
+ * exists.  Any existing name in between blocks it (RFC 4592 3.3.1), and has
+ * done so, for then it would be the closest encloser. */
+static struct node *
+wildcard_of(const struct zone *z, const struct node *encloser)
+{
+	unsigned char name[DOMAIN_MAX + 2] = { 1, '*' };
+
+	memcpy(name + 2, encloser->name, name_len(encloser->name));
+	return node_find(z, name);
+}
+
+/* RFC 1034 4.3.2 step 3: match down, label by label, from the origin. */
+enum zone_found
+zone_find(struct zone *z, const struct dname *name, unsigned type,
+    struct zone_hit *hit)
+{
+	const unsigned char *labels[LABELS_MAX];
+	const unsigned char *label = name->octets;
+	const unsigned char *end = label + name->len - z->origin.len;
+	size_t n = 0;
+
+	for (; label < end; label += *label + 1)
+		labels[n++] = label;
+	const struct node *node = z->apex;
+
+	while (n > 0) {
+		const struct node *below = node_find(z, labels[--n]);
+
+		if (below == NULL) {
+			node = wildcard_of(z, node);
+			break;
+		}
+		node = below;
+		struct rrset *cut = set_of(node, RR_NS);
+
+		if (cut != NULL) {
+			*hit = (struct zone_hit){ cut, node->name, cut->ttl };
+			return ZONE_DELEGATION;
+		}
+	}
+	if (node == NULL)
+		return nothing(z, ZONE_NXDOMAIN, hit);
+	return at_node(z, node, type, hit);
+}
+
+/* ---- reading: words --------------------------------------------------------------------- */
+
+/* A file that is being read. */
+struct source {
+	FILE *file;
+	uint16_t number;     /* in zone.files */
+	unsigned line;       /* at hand, from 1 */
+	unsigned parens;     /* open ones ... */
+	unsigned paren_line; /* ... and where the first was opened */
+	bool ended;          /* the entry: next_word() says no more */
+	bool eof;
+};
+
+struct loader {
+	struct zone *zone;
+	struct diag *diag;
+	struct source *src;
+	struct spot spot; /* of the word at hand */
+	unsigned depth;   /* of files included by files */
+	unsigned errors;  /* in this zone */
+	bool failed;      /* this entry: it has been complained of */
+	bool doubted;     /* this entry: a warning was given */
+	bool no_memory;
+	bool soa_tried;   /* so do not complain that there is none */
+
+	/* What entries leave to the next. */
+	struct dname origin, owner;   /* owner.len 0: there was none */
+	int64_t default_ttl, last_ttl; /* -1: none was stated */
+
+	/* The entry at hand. */
+	bool indented; /* it begins with a blank: the owner is the last one */
+	bool quoted;   /* the word was */
+	int64_t ttl;
+	uint16_t type;
+	size_t rdata_len, word_len;
+	unsigned char rdata[RDATA_MAX];
+	char word[WORD_MAX + 1]; /* backslashes unresolved, NUL at the end */
+};
+
+/* Complain of the entry, once.  Always false. */
+static bool
+wrong(struct loader *ld, const char *subject, const char *what)
+{
+	if (!ld->failed) {
+		complain(ld->diag, ld->spot, "%.80s: %s", subject,
+		    what);
+		ld->errors++;
+	}
+	ld->failed = true;
+	return false;
+}
+
+/* Warn of the word at hand. */
+static void
+doubt(struct loader *ld, const char *what)
+{
+	complain_mildly(ld->diag, ld->spot, "%.80s: %s", ld->word, what);
+	ld->doubted = true;
+}
+
+static bool
+is_blank(int ch)
+{
+	return ch == ' ' || ch == '\t' || ch == '\r';
+}
+
+/* The next octet; a comment counts as the line end behind it. */
+static int
+next_octet(FILE *file)
+{
+	int ch = getc_unlocked(file);
+
+	if (ch != ';')
+		return ch;
+	while (ch != '\n' && ch != EOF)
+		ch = getc_unlocked(file);
+	return ch;
+}
+
+/* Go past blanks, parentheses, and line ends within those; returns the octet
+ * behind them. */
+static int
+skip_space(struct loader *ld)
+{
+	struct source *src = ld->src;
+
+	for (;;) {
+		int ch = next_octet(src->file);
+
+		if (ch == '(') {
+			if (src->parens++ == 0)
+				src->paren_line = src->line;
+		} else if (ch == ')') {
+			if (src->parens == 0)
+				wrong(ld, ")", "there was no (");
+			else
+				src->parens--;
+		} else if (ch == '\n' && src->parens > 0) {
+			ld->spot.line = ++src->line;
+		} else if (!is_blank(ch)) {
+			return ch;
+		}
+	}
+}
+
+static void
+word_put(struct loader *ld, int ch)
+{
+	if (ch == '\0')
+		wrong(ld, "NUL", "this octet has no place in a master file");
+	else if (ld->word_len == WORD_MAX)
+		wrong(ld, "a word", "it is longer than any record's data");
+	else
+		ld->word[ld->word_len++] = (char)ch;
+}
+
+/* Is ch behind the word that is being read? */
+static bool
+ends_word(const struct loader *ld, int ch)
+{
+	if (ch == EOF || ch == '\n' || ch == '"')
+		return true;
+	return !ld->quoted &&
+	    (is_blank(ch) || ch == ';' || ch == '(' || ch == ')');
+}
+
+/* Read the rest of the word that begins with ch; returns the octet that ended
+ * it.  What follows a backslash never does, but for the end of the line. */
+static int
+read_word(struct loader *ld, int ch)
+{
+	FILE *file = ld->src->file;
+
+	while (!ends_word(ld, ch)) {
+		word_put(ld, ch);
+		bool escape = ch == '\\';
+
+		ch = getc_unlocked(file);
+		if (escape && ch != '\n' && ch != EOF) {
+			word_put(ld, ch);
+			ch = getc_unlocked(file);
+		}
+	}
+	return ch;
+}
+
+/* The entry ends here: with the line, unless that is within parentheses. */
+static void
+entry_ends(struct loader *ld, int ch)
+{
+	struct source *src = ld->src;
+
+	src->ended = true;
+	src->eof = ch == EOF;
+	src->line += ch == '\n';
+	if (src->parens > 0) {
+		ld->spot.line = src->paren_line;
+		wrong(ld, "(", "there is no ) up to the end of the file");
+	}
+}
+
+/* Read the next word of this entry; false: there is none. */
+static bool
+next_word(struct loader *ld)
+{
+	FILE *file = ld->src->file;
+
+	ld->word_len = 0;
+	ld->word[0] = '\0';
+	if (ld->src->ended)
+		return false;
+	ld->spot.line = ld->src->line;
+	int ch = skip_space(ld);
+
+	if (ch == '\n' || ch == EOF) {
+		entry_ends(ld, ch);
+		return false;
+	}
+	ld->quoted = ch == '"';
+	ch = read_word(ld, ld->quoted ? getc_unlocked(file) : ch);
+	ld->word[ld->word_len] = '\0';
+	if (ld->quoted && ch != '"')
+		wrong(ld, ld->word, "there is no \" to end it on its line");
+	if (!ld->quoted || ch != '"')
+		ungetc(ch, file);
+	return true;
+}
+
+/* Nothing may follow; true also says that the entry was good so far. */
+static bool
+end_entry(struct loader *ld)
+{
+	if (!ld->failed && next_word(ld))
+		wrong(ld, ld->word, "nothing may follow here");
+	return !ld->failed;
+}
+
+/* ---- reading: the fields of a record ---------------------------------------------------- */
+
+/* Digits at *text, which moves behind them; what is too large stays so. */
+static bool
+number_parse(const char **text, uint64_t *number)
+{
+	const char *at = *text;
+
+	*number = 0;
+	for (; *at >= '0' && *at <= '9'; at++)
+		if (*number <= UINT32_MAX)
+			*number = *number * 10 + (uint64_t)(*at - '0');
+	bool some = at > *text;
+
+	*text = at;
+	return some;
+}
+
+/* Seconds, or numbers with units: 1h30m. */
+static bool
+ttl_parse(const char *text, uint64_t *ttl)
+{
+	static const char units[] = "smhdwSMHDW";
+	static const unsigned seconds[] = { 1, 60, 3600, 86400, 604800 };
+	uint64_t number;
+
+	*ttl = 0;
+	do {
+		if (!number_parse(&text, &number))
+			return false;
+		const char *unit = strchr(units, *text);
+
+		if (unit == NULL)
+			return false;
+		if (*text != '\0') {
+			number *= seconds[(unit - units) % 5];
+			text++;
+		}
+		*ttl += number;
+	} while (*text != '\0' && *ttl <= TTL_MAX);
+	return *ttl <= TTL_MAX;
+}
+
+static const char bad_ttl[] =
+    "a time is a number such as 3600, or 1h30m, up to 2147483647";
+
+/* Append to the record's data. */
+static bool
+rdata_put(struct loader *ld, const void *octets, size_t len)
+{
+	if (len > RDATA_MAX - ld->rdata_len)
+		return wrong(ld, ld->word, "the data is over 65535 octets");
+	memcpy(ld->rdata + ld->rdata_len, octets, len);
+	ld->rdata_len += len;
+	return true;
+}
+
+/* The word as a number of so many octets, or as a time of four. */
+static bool
+take_number(struct loader *ld, size_t octets, bool is_time)
+{
+	const char *text = ld->word;
+	uint64_t number;
+
+	if (is_time) {
+		if (!ttl_parse(text, &number))
+			return wrong(ld, ld->word, bad_ttl);
+	} else if (!number_parse(&text, &number) || *text != '\0' ||
+	    number >> (octets * 8) != 0)
+		return wrong(ld, ld->word, octets == 2 ?
+			"not a number up to 65535" :
+			"not a number up to 4294967295");
+	uint32_t wire = htonl((uint32_t)number);
+
+	return rdata_put(ld, (unsigned char *)&wire + 4 - octets, octets);
+}
+
+/* The word as <character-string> (RFC 1035 3.3). */
+static bool
+take_string(struct loader *ld)
+{
+	unsigned char octets[1 + STRING_OCTETS];
+	unsigned len = 0;
+
+	for (const char *text = ld->word; *text != '\0';) {
+		int octet = octet_parse(&text);
+
+		if (octet < 0)
+			return wrong(ld, ld->word, bad_escape);
+		if (len == STRING_OCTETS)
+			return wrong(ld, ld->word, "a string of over 255"
+			    " octets: part it in several");
+		octets[++len] = (unsigned char)octet;
+	}
+	octets[0] = (unsigned char)len;
+	return rdata_put(ld, octets, len + 1);
+}
+
+/* Would somebody who wrote this have meant something else? */
+static void
+doubt_name(struct loader *ld, const struct dname *n)
+{
+	struct dname head;
+	struct in_addr addr;
+	size_t len = n->len - ld->origin.len;
+	bool relative = ld->word[ld->word_len - 1] != '.';
+
+	ld->word[ld->word_len - !relative] = '\0';
+	if (inet_pton(AF_INET, ld->word, &addr) == 1) {
+		doubt(ld, "an address, where the name of a host must be"
+			  " (RFC 1035 3.3)");
+		return;
+	}
+	if (!relative || n->len <= ld->origin.len || ld->origin.len == 1)
+		return;
+	memcpy(head.octets, n->octets, len);
+	head.octets[len] = 0;
+	head.len = len + 1;
+	if (zone_within(&head, &ld->origin))
+		doubt(ld, "the origin is appended once more: is a dot missing"
+			  " at the end?");
+}
+
+/* The word as a name. */
+static bool
+take_name(struct loader *ld, struct dname *n)
+{
+	const char *what = zone_name(ld->word, &ld->origin, n);
+
+	if (ld->word_len == 0)
+		what = "an empty name";
+	if (what != NULL)
+		return wrong(ld, ld->word, what);
+	return true;
+}
+
+static bool
+take_target(struct loader *ld)
+{
+	struct dname n;
+
+	if (ld->failed || !take_name(ld, &n))
+		return false;
+	doubt_name(ld, &n);
+	return rdata_put(ld, n.octets, n.len);
+}
+
+static bool
+take_address(struct loader *ld, int family, size_t len)
+{
+	unsigned char octets[16];
+
+	if (inet_pton(family, ld->word, octets) != 1)
+		return wrong(ld, ld->word, family == AF_INET ?
+			"not an IPv4 address" :
+			"not an IPv6 address");
+	return rdata_put(ld, octets, len);
+}
+
+/* One field of a shape, from the word at hand. */
+static bool
+take_field(struct loader *ld, char field)
+{
+	switch (field) {
+	case 'n':
+	case 'u':
+		return take_target(ld);
+	case '2':
+		return take_number(ld, 2, false);
+	case '4':
+		return take_number(ld, 4, false);
+	case 't':
+		return take_number(ld, 4, true);
+	case 'a':
+		return take_address(ld, AF_INET, 4);
+	case 'b':
+		return take_address(ld, AF_INET6, 16);
+	case 's':
+		return take_string(ld);
+	default: /* S */
+		while (take_string(ld))
+			if (!next_word(ld))
+				return !ld->failed;
+		return false;
+	}
+}
+
+/* Hexadecimal digits, in as many words as one likes (RFC 3597 5). */
+static bool
+take_hex(struct loader *ld)
+{
+	static const char digits[] = "0123456789abcdef0123456789ABCDEF";
+
+	for (const char *text = ld->word; *text != '\0'; text += 2) {
+		const char *high = strchr(digits, text[0]);
+		const char *low = strchr(digits, text[1]);
+
+		if (high == NULL || low == NULL || text[1] == '\0')
+			return wrong(ld, ld->word, "not pairs of hexadecimal"
+			    " digits");
+		unsigned char octet = (unsigned char)(
+		    (high - digits) % 16 * 16 + (low - digits) % 16);
+
+		if (!rdata_put(ld, &octet, 1))
+			return false;
+	}
+	return true;
+}
+
+/* \# LENGTH HEX: any type, known or not (RFC 3597 5). */
+static bool
+take_generic(struct loader *ld, const struct rr_kind *kind)
+{
+	const char *text = ld->word;
+	uint64_t len;
+
+	next_word(ld);
+	if (!number_parse(&text, &len) || *text != '\0' || len > RDATA_MAX)
+		return wrong(ld, ld->word, "after \\# comes a length up to"
+		    " 65535");
+	while (next_word(ld))
+		if (!take_hex(ld))
+			return false;
+	if (ld->rdata_len != len)
+		return wrong(ld, "\\#", "the data is not as long as it says");
+	if (kind != NULL && !fits(kind->shape, ld->rdata, ld->rdata_len))
+		return wrong(ld, kind->name, "such data this type cannot have");
+	return true;
+}
+
+static bool
+take_rdata(struct loader *ld)
+{
+	const struct rr_kind *kind = zone_kind(ld->type);
+
+	ld->rdata_len = 0;
+	if (next_word(ld) && !ld->quoted && strcmp(ld->word, "\\#") == 0)
+		return take_generic(ld, kind);
+	if (kind == NULL)
+		return wrong(ld, ld->word, "data of an unknown type begins"
+		    " with \\# (RFC 3597 5)");
+	for (const char *field = kind->shape; *field != '\0'; field++) {
+		if (ld->src->ended)
+			return wrong(ld, kind->name, "its data is not complete");
+		if (!take_field(ld, *field))
+			return false;
+		if (field[1] != '\0')
+			next_word(ld);
+	}
+	return true;
+}
+
+/* A type by its name, or as TYPEnnn; 0: neither, or no type of data. */
+static uint16_t
+type_parse(const char *word)
+{
+	uint64_t number;
+
+	for (size_t i = 0; i < NELEM(kinds); i++)
+		if (strcasecmp(kinds[i].name, word) == 0)
+			return kinds[i].type;
+	if (strncasecmp(word, "TYPE", 4) != 0)
+		return 0;
+	word += 4;
+	if (!number_parse(&word, &number) || *word != '\0' ||
+	    number > UINT16_MAX || number == RR_OPT ||
+	    (number >= META_TYPES && number <= RR_ANY))
+		return 0;
+	return (uint16_t)number;
+}
+
+/* [TTL] [class] type, or [class] [TTL] type (RFC 1035 5.1). */
+static bool
+take_type(struct loader *ld)
+{
+	bool class_given = false;
+	uint64_t ttl;
+
+	ld->ttl = -1;
+	for (; !ld->src->ended; next_word(ld)) {
+		bool digit = ld->word[0] >= '0' && ld->word[0] <= '9';
+
+		if (digit && ld->ttl < 0) {
+			if (!ttl_parse(ld->word, &ttl))
+				return wrong(ld, ld->word, bad_ttl);
+			ld->ttl = (int64_t)ttl;
+		} else if (!class_given && strcasecmp(ld->word, "IN") == 0) {
+			class_given = true;
+		} else {
+			ld->type = type_parse(ld->word);
+			return ld->type != 0 ||
+			    wrong(ld, ld->word, "neither a type known here nor"
+				" the class IN");
+		}
+	}
+	return wrong(ld, "the record", "its type is missing");
+}
+
+/* The name at the start of the line, or the one before (RFC 1035 5.1). */
+static bool
+take_owner(struct loader *ld)
+{
+	if (ld->indented)
+		return ld->owner.len > 0 ||
+		    wrong(ld, ld->word, "there is no owner before this line");
+	if (!take_name(ld, &ld->owner))
+		return false;
+	doubt_name(ld, &ld->owner);
+	next_word(ld);
+	return true;
+}
+
+/* ---- reading: records into the zone -------------------------------------------------------- */
+
+/* The last four octets of an SOA: its MINIMUM. */
+static uint32_t
+soa_minimum(const unsigned char *rdata, size_t len)
+{
+	uint32_t minimum;
+
+	memcpy(&minimum, rdata + len - 4, 4);
+	minimum = ntohl(minimum);
+	return minimum <= TTL_MAX ? minimum : 0; /* RFC 2181 8 */
+}
+
+/* As stated; else $TTL (RFC 2308 4); else the last one stated (RFC 1035 5.1);
+ * else the SOA's MINIMUM, as RFC 1034 6.1 has it. */
+static uint32_t
+ttl_of(struct loader *ld)
+{
+	const struct rrset *soa = ld->zone->soa;
+
+	if (ld->ttl >= 0)
+		ld->last_ttl = ld->ttl;
+	else if (ld->default_ttl >= 0)
+		return (uint32_t)ld->default_ttl;
+	if (ld->last_ttl >= 0)
+		return (uint32_t)ld->last_ttl;
+	if (ld->type == RR_SOA)
+		return soa_minimum(ld->rdata, ld->rdata_len);
+	return soa != NULL ?
+	    soa_minimum(soa->records->data, soa->records->len) :
+	    0;
+}
+
+/* May this record stand at this place in a zone? */
+static bool
+may_stand(struct loader *ld, const struct node *node, const char *owner)
+{
+	const struct zone *z = ld->zone;
+	bool is_soa = ld->type == RR_SOA;
+	bool alone = ld->type == RR_CNAME;
+
+	if (is_soa && node != z->apex)
+		return wrong(ld, owner, "an SOA stands at the origin only");
+	if (is_soa && z->soa != NULL)
+		return wrong(ld, owner, "a second SOA");
+	if (!is_soa && z->soa == NULL && !ld->soa_tried) {
+		ld->soa_tried = true;
+		return wrong(ld, owner, "the first record must be the SOA");
+	}
+	if (node->sets != NULL && alone != (node->sets->type == RR_CNAME))
+		return wrong(ld, owner, "a CNAME and other data"
+		    " (RFC 1034 3.6.2)");
+	return true;
+}
+
+/* The set for the record at hand; NULL: no memory. */
+static struct rrset *
+set_make(struct loader *ld, struct node *node)
+{
+	uint32_t ttl = ttl_of(ld);
+	struct rrset **at = &node->sets;
+
+	while (*at != NULL && (*at)->type != ld->type)
+		at = &(*at)->next;
+	if (*at == NULL) {
+		*at = calloc(1, sizeof(**at));
+		if (*at == NULL)
+			return NULL;
+		**at = (struct rrset){ .type = ld->type, .ttl = ttl };
+	}
+	if ((*at)->ttl != ttl) {
+		complain_mildly(ld->diag, ld->spot, "this TTL is not that"
+		    " of its set (RFC 2181 5.2): the smaller one counts");
+		if (ttl < (*at)->ttl)
+			(*at)->ttl = ttl;
+	}
+	return *at;
+}
+
+/* Why may the record at hand not be appended to its set?  NULL: it may. */
+static const char *
+why_not(const struct loader *ld, const struct rrset *set)
+{
+	if (set->n >= RRSET_MAX)
+		return "more records of one type than a message holds";
+	if (set->n > 0 && ld->type == RR_CNAME)
+		return "a second CNAME (RFC 2181 10.1)";
+	return NULL;
+}
+
+static bool
+has_record(const struct loader *ld, const struct rrset *set)
+{
+	for (const struct record *r = set->records; r != NULL; r = r->next)
+		if (r->len == ld->rdata_len &&
+		    memcmp(r->data, ld->rdata, r->len) == 0)
+			return true;
+	return false;
+}
+
+/* False: no memory. */
+static bool
+set_append(struct loader *ld, struct rrset *set)
+{
+	struct record *r = malloc(sizeof(*r) + ld->rdata_len);
+
+	if (r == NULL)
+		return false;
+	*r = (struct record){ .line = ld->spot.line, .file = ld->src->number,
+		.len = (uint16_t)ld->rdata_len, .doubted = ld->doubted };
+	memcpy(r->data, ld->rdata, ld->rdata_len);
+	if (set->last != NULL)
+		set->last->next = r;
+	else
+		set->records = r;
+	set->last = r;
+	set->n++;
+	return true;
+}
+
+/* The record at hand is complete: put it where it belongs. */
+static void
+add_record(struct loader *ld)
+{
+	struct zone *z = ld->zone;
+	char owner[HOST_MAX] = "this name";
+
+	zone_name_text(ld->owner.octets, owner);
+	if (!zone_within(&ld->owner, &z->origin)) {
+		wrong(ld, owner, "is not in the zone");
+		return;
+	}
+	struct node *node = node_make(z, ld->owner.octets);
+
+	if (node != NULL && !may_stand(ld, node, owner))
+		return;
+	struct rrset *set = node != NULL ? set_make(ld, node) : NULL;
+
+	if (set != NULL && has_record(ld, set)) {
+		complain_mildly(ld->diag, ld->spot, "%s: this record was"
+		    " there already", owner);
+		return;
+	}
+	if (set != NULL && why_not(ld, set) != NULL)
+		wrong(ld, owner, why_not(ld, set));
+	else if (set == NULL || !set_append(ld, set))
+		ld->no_memory = true;
+	else if (ld->type == RR_SOA)
+		z->soa = set;
+}
+
+/* ---- reading: entries and files ------------------------------------------------------------- */
+
+static void load_file(struct loader *ld, const char *path);
+
+static void
+load_origin(struct loader *ld)
+{
+	struct dname origin;
+
+	next_word(ld);
+	if (take_name(ld, &origin) && end_entry(ld))
+		ld->origin = origin;
+}
+
+static void
+load_ttl(struct loader *ld)
+{
+	uint64_t ttl;
+
+	next_word(ld);
+	if (!ttl_parse(ld->word, &ttl))
+		wrong(ld, ld->word, bad_ttl);
+	else if (end_entry(ld))
+		ld->default_ttl = (int64_t)ttl;
+}
+
+/* A path is relative to the file that names it.  Nothing but records comes out
+ * of the other file: origin and owner are afterwards what they were before. */
+static void
+load_include(struct loader *ld)
+{
+	struct dname origin = ld->origin, owner = ld->owner, inner = origin;
+	const char *slash = strrchr(ld->spot.file, '/');
+	char path[PATH_MAX];
+
+	if (!next_word(ld)) {
+		wrong(ld, "$INCLUDE", "the name of a file is missing");
+		return;
+	}
+	int folder = slash != NULL && ld->word[0] != '/' ?
+	    (int)(slash + 1 - ld->spot.file) :
+	    0;
+	int len = snprintf(path, sizeof(path), "%.*s%s", folder, ld->spot.file,
+	    ld->word);
+
+	if (len >= (int)sizeof(path))
+		wrong(ld, ld->word, "too long a path");
+	else if (ld->depth == INCLUDE_DEPTH)
+		wrong(ld, ld->word, "files that include files, too deep:"
+				    " is it a loop?");
+	else if (!next_word(ld) || take_name(ld, &inner))
+		if (end_entry(ld)) {
+			ld->origin = inner;
+			load_file(ld, path);
+		}
+	ld->origin = origin;
+	ld->owner = owner;
+}
+
+static const struct directive {
+	const char *name;
+	void (*load)(struct loader *ld);
+} directives[] = {
+	{ "$ORIGIN", load_origin },
+	{ "$INCLUDE", load_include },
+	{ "$TTL", load_ttl }, /* RFC 2308 4 */
+};
+
+static void
+load_directive(struct loader *ld)
+{
+	for (size_t i = 0; i < NELEM(directives); i++)
+		if (strcasecmp(ld->word, directives[i].name) == 0) {
+			directives[i].load(ld);
+			return;
+		}
+	wrong(ld, ld->word, "no such directive");
+}
+
+static void
+load_record(struct loader *ld)
+{
+	unsigned line = ld->spot.line; /* parentheses may lead far from it */
+	bool good = take_owner(ld) && take_type(ld);
+
+	if (good && take_rdata(ld) && end_entry(ld)) {
+		ld->spot.line = line;
+		add_record(ld);
+	}
+	/* A record that was meant for the SOA is complained of already. */
+	ld->soa_tried |= good && ld->type == RR_SOA;
+}
+
+/* One entry: a line, or what parentheses make of several. */
+static void
+load_entry(struct loader *ld)
+{
+	struct source *src = ld->src;
+	int ch = getc_unlocked(src->file);
+
+	ungetc(ch, src->file);
+	src->parens = 0;
+	src->ended = ld->failed = ld->doubted = false;
+	ld->indented = is_blank(ch);
+	if (next_word(ld)) {
+		if (ld->word[0] == '$' && !ld->indented && !ld->quoted)
+			load_directive(ld);
+		else
+			load_record(ld);
+		while (next_word(ld))
+			continue; /* what an error has left */
+	}
+}
+
+/* Read a whole file.  The loader is then back where it was. */
+static void
+load_file(struct loader *ld, const char *path)
+{
+	struct source src = { .line = 1 }, *outer = ld->src;
+	struct spot spot = ld->spot;
+	struct names *files = &ld->zone->files;
+
+	src.file = files->n < FILES_MAX ? fopen(path, "re") : NULL;
+	if (src.file == NULL) {
+		wrong(ld, path, files->n < FILES_MAX ? strerror(errno) :
+						       "too many files");
+		return;
+	}
+	if (names_push(files, path)) {
+		src.number = (uint16_t)(files->n - 1);
+		ld->src = &src;
+		ld->spot = (struct spot){ files->v[src.number], 1 };
+		ld->depth++;
+		while (!src.eof && !ld->no_memory && ld->errors < ERRORS_MAX)
+			load_entry(ld);
+		ld->failed = false;
+		if (ferror(src.file))
+			wrong(ld, path, strerror(errno));
+		ld->depth--;
+	} else {
+		ld->no_memory = true;
+	}
+	fclose(src.file);
+	ld->src = outer;
+	ld->spot = spot;
+}
+
+/* ---- the zone as a whole ------------------------------------------------------------------------ */
+
+/* What a teacher would say of this target of an MX or NS record of a node;
+ * NULL: nothing, for it has an address, or is no name of this zone. */
+static const char *
+doubt_target(struct zone *z, const struct node *node, unsigned type,
+    const struct dname *target)
+{
+	struct zone_hit hit;
+	const unsigned char *name = target->octets;
+
+	if (target->len == 1 || !zone_within(target, &z->origin))
+		return NULL;
+	if (zone_set(z, name, RR_CNAME) != NULL)
+		return "is an alias; a host's own name must be here"
+		       " (RFC 2181 10.3)";
+	enum zone_found found = zone_find(z, target, RR_A, &hit);
+
+	if (found == ZONE_ANSWER || zone_set(z, name, RR_A) != NULL ||
+	    zone_set(z, name, RR_AAAA) != NULL ||
+	    zone_find(z, target, RR_AAAA, &hit) == ZONE_ANSWER)
+		return NULL;
+	if (found != ZONE_DELEGATION)
+		return "has no address in this zone";
+	if (type == RR_NS && hit.owner == node->name)
+		return "can only be asked for its address itself: glue is"
+		       " missing (RFC 1034 4.2.1)";
+	return NULL;
+}
+
+/* Warn of the targets in one set of MX or NS records. */
+static void
+check_set(struct loader *ld, const struct node *node, const struct rrset *set)
+{
+	struct zone *z = ld->zone;
+
+	for (const struct record *r = set->records; r != NULL; r = r->next) {
+		size_t skip = set->type == RR_MX ? 2 : 0;
+		struct dname target = { .len = r->len - skip };
+		char text[HOST_MAX] = "this target";
+
+		memcpy(target.octets, r->data + skip, target.len);
+		const char *what = doubt_target(z, node, set->type, &target);
+
+		if (what == NULL || r->doubted)
+			continue;
+		zone_name_text(target.octets, text);
+		complain_mildly(ld->diag,
+		    (struct spot){ z->files.v[r->file], r->line }, "%s %s",
+		    text, what);
+	}
+}
+
+/* Look at the whole, once all of it has been read. */
+static void
+check_zone(struct loader *ld)
+{
+	struct zone *z = ld->zone;
+	char origin[HOST_MAX] = "this zone";
+
+	zone_name_text(z->origin.octets, origin);
+	ld->failed = false;
+	if (z->soa != NULL) {
+		const struct record *soa = z->soa->records;
+
+		z->negative_ttl = soa_minimum(soa->data, soa->len);
+		if (z->soa->ttl < z->negative_ttl)
+			z->negative_ttl = z->soa->ttl;
+		ld->spot = (struct spot){ z->files.v[soa->file], soa->line };
+		if (set_of(z->apex, RR_NS) == NULL)
+			wrong(ld, origin, "there is no NS record (RFC 1035 5.2)");
+	} else if (ld->errors == 0) {
+		wrong(ld, origin, "there is no SOA record (RFC 1035 5.2)");
+	}
+	for (struct node *node = z->apex; node != NULL && ld->errors == 0;
+	     node = node->next)
+		for (struct rrset *set = node->sets; set != NULL;
+		     set = set->next)
+			if (set->type == RR_MX || set->type == RR_NS)
+				check_set(ld, node, set);
+}
+
+/* An empty zone: its origin exists.  NULL: no memory. */
+static struct zone *
+zone_new(const struct dname *origin)
+{
+	struct zone *z = calloc(1, sizeof(*z));
+
+	if (z == NULL)
+		return NULL;
+	z->origin = *origin;
+	z->n_buckets = 64;
+	z->buckets = calloc(z->n_buckets, sizeof(struct node *));
+	if (z->buckets != NULL)
+		z->apex = node_add(z, origin->octets);
+	if (z->apex != NULL)
+		return z;
+	zone_free(z);
+	return NULL;
+}
+
+struct zone *
+zone_load(const char *origin, const char *file, struct diag *d)
+{
+	struct dname name;
+	struct loader *ld = calloc(1, sizeof(*ld));
+
+	if (ld == NULL)
+		return NULL;
+	ld->diag = d;
+	ld->default_ttl = ld->last_ttl = -1;
+	ld->spot = (struct spot){ file, 0 }; /* until it is open */
+	const char *what = zone_name(origin, NULL, &name);
+
+	if (what != NULL) {
+		wrong(ld, origin, what);
+		name = (struct dname){ .len = 1 };
+	}
+	struct zone *z = ld->zone = zone_new(&name);
+
+	if (z != NULL) {
+		ld->origin = name;
+		load_file(ld, file);
+		check_zone(ld);
+	}
+	if (ld->no_memory) {
+		zone_free(z);
+		z = NULL;
+	}
+	free(ld);
+	return z;
+}
+
+static void
+set_free(struct rrset *set)
+{
+	while (set->records != NULL) {
+		struct record *r = set->records;
+
+		set->records = r->next;
+		free(r);
+	}
+	free(set);
+}
+
+void
+zone_free(struct zone *z)
+{
+	if (z == NULL)
+		return;
+	while (z->apex != NULL) {
+		struct node *node = z->apex;
+
+		z->apex = node->next;
+		while (node->sets != NULL) {
+			struct rrset *set = node->sets;
+
+			node->sets = set->next;
+			set_free(set);
+		}
+		free(node);
+	}
+	names_free(&z->files);
+	free(z->buckets);
+	free(z);
+}
