@@ -1,0 +1,1054 @@
+/*
+ * spool.c -- messages on disk: the way in, the commit, envelopes.
+ *
+ * What this is
+ *	Everything that writes below queue/: a message from its first octet to
+ *	the 250, what its envelope says, and how both leave again.
+ * Call it in this order
+ *	spool_start(); for each message spool_begin(), spool_rcpt(),
+ *	spool_open(), spool_write(), spool_submit(); at the end of the turn
+ *	spool_commit(); when its outcome has been told, spool_drop().
+ * A typical sequence, with break name_message in gdb
+ *	spool_submit ... queue_commit -> spool_commit -> prepare ->
+ *	sync_contents -> name_message -> sync_names -> smtp_answer
+ * Always true
+ *	A name outside queue/tmp exists only for content that is whole and
+ *	durable: write, sync, name, sync, answer.
+ *	A message is in the queue while its envelope has its name there.
+ *	After a sync that failed nothing that was open is taken for written.
+ * What it does not do
+ *	Checksums: the order of the steps makes them needless.  Exercise: swap
+ *	two steps of spool_commit() and find the crash that shows it.
+ */
+#include <assert.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/utsname.h>
+#include <sysexits.h>
+#include <unistd.h>
+#include "mailserv.h"
+
+enum {
+	WRITE_BUF = 8192, /* content is written in pieces of this size */
+	SYNCFS_FROM = 3,  /* files from which one syncfs() costs less */
+};
+
+/* ---- addresses ------------------------------------------------------------ */
+
+/* Is a domain, or an address literal such as [127.0.0.1], ours? */
+static bool
+is_ours(const struct conf *conf, const char *domain)
+{
+	union address literal;
+	char host[HOST_MAX];
+	bool v6 = strncasecmp(domain, "[IPv6:", 6) == 0;
+
+	if (domain[0] != '[')
+		return names_has(&conf->domains, domain);
+	snprintf(host, sizeof(host), "%s", domain + (v6 ? 6 : 1));
+	host[strcspn(host, "]")] = '\0';
+	for (size_t i = 0; i < conf->n_listen_smtp; i++) {
+		unsigned port = address_port(&conf->listen_smtp[i]);
+
+		if (address_parse(host, port, &literal) &&
+		    address_equal(&literal, &conf->listen_smtp[i]))
+			return true;
+	}
+	return false;
+}
+
+/* A local part without the quoting of RFC 5321 4.1.2: "a\"b" is a"b. */
+static void
+unquote(char *local)
+{
+	char *to = local;
+	bool quoted = *local == '"';
+
+	if (!quoted)
+		return;
+	for (const char *from = local + 1; *from != '\0'; from++) {
+		if (*from == '\\' && from[1] != '\0')
+			from++;
+		else if (*from == '"')
+			break;
+		*to++ = *from;
+	}
+	*to = '\0';
+}
+
+/* Put a user's mailbox on the message's list; m NULL: only asked. */
+static enum place
+to_mailbox(struct msg *m, const struct user *user)
+{
+	if (m != NULL && !names_add(&m->locals, user->name))
+		m->error = ENOMEM;
+	return PLACE_LOCAL;
+}
+
+static enum place resolve(const struct conf *conf, const char *address,
+    struct msg *m, unsigned depth);
+
+/* A local part of ours: user, then alias, then catch_all. */
+static enum place
+resolve_local(const struct conf *conf, const char *local, struct msg *m,
+    unsigned depth)
+{
+	const struct user *user = user_find(conf, local);
+	enum place found = PLACE_NOBODY;
+
+	if (user != NULL)
+		return to_mailbox(m, user);
+	for (size_t i = 0; i < conf->n_aliases && depth < ALIAS_DEPTH; i++)
+		if (strcasecmp(conf->aliases[i].name, local) == 0 &&
+		    resolve(conf, conf->aliases[i].target, m, depth + 1) !=
+			PLACE_NOBODY)
+			found = PLACE_LOCAL;
+	if (found == PLACE_NOBODY && conf->catch_all != NULL)
+		return to_mailbox(m, conf->catch_all);
+	return found;
+}
+
+/* Is the domain one that we relay for, and the local part known there? */
+static enum place
+place_remote(const struct conf *conf, const char *local, const char *domain)
+{
+	for (size_t i = 0; i < conf->n_relay_domains; i++) {
+		const struct relay_domain *rd = &conf->relay_domains[i];
+
+		if (strcasecmp(rd->name, domain) != 0)
+			continue;
+		if (rd->listed && !names_has(&rd->local_parts, local) &&
+		    strcasecmp(local, "postmaster") != 0)
+			return PLACE_NOBODY;
+		return PLACE_RELAY;
+	}
+	return PLACE_REMOTE;
+}
+
+/* Find out where an address leads, and, with a message, send it there. */
+static enum place
+resolve(const struct conf *conf, const char *address, struct msg *m,
+    unsigned depth)
+{
+	char local[PATH_MAX_SMTP + 1];
+	const char *at = strrchr(address, '@');
+	size_t len = at != NULL ? (size_t)(at - address) : strlen(address);
+
+	snprintf(local, sizeof(local), "%.*s", (int)len, address);
+	unquote(local);
+	if (at == NULL || is_ours(conf, at + 1))
+		return resolve_local(conf, local, m, depth);
+	enum place place = place_remote(conf, local, at + 1);
+
+	if (m != NULL && place != PLACE_NOBODY &&
+	    !names_add(&m->remotes, address))
+		m->error = ENOMEM;
+	return place;
+}
+
+enum place
+spool_place(const struct conf *conf, const char *address)
+{
+	return resolve(conf, address, NULL, 0);
+}
+
+/* ---- the way in: M0, M1 --------------------------------------------------- */
+
+/* The next queue id: the time in microseconds and chance, in hexadecimal, so
+ * that they sort by age, and one that was once used never comes again. */
+static void
+next_id(char *id)
+{
+	uint64_t draw = random_u64() & 0xfff;
+	uint64_t next = ((uint64_t)srv.wall * 1000) << 12 | draw;
+
+	if (next <= srv.spool.last_id)
+		next = srv.spool.last_id + 1;
+	srv.spool.last_id = next;
+	snprintf(id, ID_LEN + 1, "%016" PRIx64, next);
+}
+
+/* "ID.msg" or "ID.env" in name[ID_LEN + 5]. */
+static const char *
+file_name(char *name, const char *id, const char *end)
+{
+	snprintf(name, ID_LEN + 5, "%.16s%s", id, end);
+	return name;
+}
+
+struct msg *
+spool_begin(const char *sender)
+{
+	struct msg *m = calloc(1, sizeof(*m));
+
+	if (m == NULL)
+		return NULL;
+	m->sender = strdup(sender);
+	if (m->sender == NULL) {
+		free(m);
+		return NULL;
+	}
+	next_id(m->id);
+	m->fd = -1;
+	m->remotes.exact = true;
+	m->arrived = (time_t)(srv.wall / 1000);
+	return m;
+}
+
+bool
+spool_rcpt(const struct conf *conf, struct msg *m, const char *address)
+{
+	resolve(conf, address, m, 0);
+	return m->error == 0;
+}
+
+/* Write all of it, or note why not. */
+static void
+write_all(struct msg *m, const char *data, size_t len)
+{
+	while (len > 0 && m->error == 0) {
+		ssize_t n = write(m->fd, data, len);
+
+		if (n < 0 && errno != EINTR)
+			m->error = errno;
+		if (n > 0) {
+			data += n;
+			len -= (size_t)n;
+		}
+	}
+}
+
+/* What the buffer has gathered goes to the file. */
+static void
+write_gathered(struct msg *m)
+{
+	write_all(m, m->out.data + m->out.start, buf_used(&m->out));
+	m->out.start = m->out.end = 0;
+}
+
+void
+spool_open(struct msg *m)
+{
+	char name[ID_LEN + 5], line[PATH_MAX_SMTP + 32];
+
+	m->epoch = srv.spool.epoch;
+	m->fd = openat(srv.spool.tmp, file_name(name, m->id, ".msg"),
+	    O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	if (m->fd < 0)
+		m->error = errno;
+	else if (!buf_size(&m->out, WRITE_BUF))
+		m->error = ENOMEM;
+	int len = snprintf(line, sizeof(line), "Return-Path: <%s>\n",
+	    m->sender);
+
+	m->head = (size_t)len;
+	spool_write(m, line, (size_t)len);
+}
+
+/* Keep count of what POP3 and the next host want to know of the content. */
+static void
+count_content(struct msg *m, const char *data, size_t len)
+{
+	const char *end = data + len;
+
+	m->size += len;
+	m->unfinished = end[-1] != '\n';
+	for (const char *nl = data; (nl = memchr(nl, '\n',
+	    (size_t)(end - nl))) != NULL; nl++)
+		m->lines++;
+	unsigned char seen = 0;
+
+	for (size_t i = 0; i < len; i++)
+		seen |= (unsigned char)data[i];
+	m->eightbit |= seen > 127;
+}
+
+void
+spool_write(struct msg *m, const char *data, size_t len)
+{
+	if (m->error != 0 || len == 0)
+		return;
+	count_content(m, data, len);
+	if (buf_put(&m->out, data, len))
+		return;
+	write_gathered(m);
+	if (!buf_put(&m->out, data, len))
+		write_all(m, data, len); /* more than the buffer holds */
+}
+
+void
+spool_submit(struct msg *m)
+{
+	struct spool *spool = &srv.spool;
+
+	if (m->error == 0)
+		write_gathered(m);
+	m->state = MSG_SUBMITTED;
+	m->next = NULL;
+	if (spool->commit == NULL)
+		spool->commit = m;
+	else
+		spool->commit_tail->next = m;
+	spool->commit_tail = m;
+}
+
+void
+spool_drop(struct msg *m)
+{
+	char name[ID_LEN + 5];
+
+	assert(m->state != MSG_SUBMITTED);
+	if (m->fd >= 0) {
+		close(m->fd);
+		unlinkat(srv.spool.tmp, file_name(name, m->id, ".msg"), 0);
+	}
+	if (m->env != NULL) {
+		fclose(m->env);
+		unlinkat(srv.spool.tmp, file_name(name, m->id, ".env"), 0);
+	}
+	buf_free(&m->out);
+	names_free(&m->locals);
+	names_free(&m->remotes);
+	free(m->sender);
+	free(m);
+}
+
+/* ---- envelopes -------------------------------------------------------------- */
+
+/* The lines that an envelope begins with; NOTES.md shows one. */
+static void
+put_envelope(FILE *f, const struct envelope *e)
+{
+	fprintf(f, "arrived %lld\nsize %zu\nhead %zu\n", (long long)e->arrived,
+	    e->size, e->head);
+	if (e->eightbit)
+		fputs("eightbit\n", f);
+	fprintf(f, "from %s\n", e->sender);
+	for (size_t i = 0; i < e->n; i++)
+		fprintf(f, "to %s\n", e->rcpts[i].address);
+}
+
+/* queue/tmp/ID.env, from what the message knows. */
+static void
+write_envelope(struct msg *m)
+{
+	char name[ID_LEN + 5];
+	int fd = openat(srv.spool.tmp, file_name(name, m->id, ".env"),
+	    O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	struct envelope e = { .sender = m->sender, .arrived = m->arrived,
+		.size = m->size, .head = m->head, .eightbit = m->eightbit };
+
+	m->env = fd >= 0 ? fdopen(fd, "w") : NULL;
+	if (m->env == NULL) {
+		m->error = errno;
+		if (fd >= 0)
+			close(fd);
+		return;
+	}
+	put_envelope(m->env, &e);
+	for (size_t i = 0; i < m->remotes.n; i++)
+		fprintf(m->env, "to %s\n", m->remotes.v[i]);
+	if (fflush(m->env) != 0)
+		m->error = errno;
+}
+
+void
+spool_append(const char *id, const char *fmt, ...)
+{
+	char name[ID_LEN + 5], line[PATH_MAX_SMTP + REASON_MAX];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(line, sizeof(line) - 1, fmt, ap);
+	va_end(ap);
+	size_t len = strcspn(line, "\n");
+
+	line[len++] = '\n';
+	int fd = openat(srv.spool.dir, file_name(name, id, ".env"),
+	    O_WRONLY | O_APPEND | O_CLOEXEC);
+	off_t end = fd >= 0 ? lseek(fd, 0, SEEK_END) : -1;
+
+	if (end < 0 || write(fd, line, len) != (ssize_t)len) {
+		log_event(PART_QUEUE, id, "envelope not updated: %s",
+		    strerror(errno));
+		/* Or the next line would hang on to the torn one. */
+		if (end >= 0 && ftruncate(fd, end) < 0)
+			log_event(PART_QUEUE, id, "a line is torn: %s",
+			    strerror(errno));
+	}
+	if (fd >= 0)
+		close(fd);
+}
+
+/* A line's value, if the line begins with this key; else NULL. */
+static char *
+value_of(char *line, const char *key)
+{
+	size_t len = strlen(key);
+
+	if (strncmp(line, key, len) != 0 || line[len] != ' ')
+		return NULL;
+	return line + len + 1;
+}
+
+/* "to ADDRESS" */
+static bool
+read_to(struct envelope *e, const char *address)
+{
+	struct rcpt *rcpts = realloc(e->rcpts, (e->n + 1) * sizeof(*rcpts));
+
+	if (rcpts == NULL)
+		return false;
+	e->rcpts = rcpts;
+	rcpts[e->n] = (struct rcpt){ .address = strdup(address),
+		.number = (unsigned)e->n + 1 };
+	return rcpts[e->n++].address != NULL;
+}
+
+/* "done N", or "try N TRIES NEXT REPLY" */
+static bool
+read_outcome(struct envelope *e, const char *value, bool done)
+{
+	char *end;
+	unsigned long number = strtoul(value, &end, 10);
+
+	if (number < 1 || number > e->n)
+		return true; /* not ours to judge: it is tried again */
+	struct rcpt *r = &e->rcpts[number - 1];
+
+	/* A torn "done 12" that another line hangs on to is not "done 1". */
+	if (done) {
+		r->state = *end == '\0' ? RCPT_DONE : r->state;
+		return true;
+	}
+	r->tries = (unsigned)strtoul(end, &end, 10);
+	r->next = (time_t)strtoll(end, &end, 10);
+	free(r->reply);
+	r->reply = strdup(*end == ' ' ? end + 1 : end);
+	return r->reply != NULL;
+}
+
+/* One whole line of an envelope; false: no memory. */
+static bool
+read_line(struct envelope *e, char *line)
+{
+	char *value;
+
+	if ((value = value_of(line, "to")) != NULL)
+		return read_to(e, value);
+	if ((value = value_of(line, "done")) != NULL)
+		return read_outcome(e, value, true);
+	if ((value = value_of(line, "try")) != NULL)
+		return read_outcome(e, value, false);
+	if ((value = value_of(line, "from")) != NULL) {
+		free(e->sender);
+		return (e->sender = strdup(value)) != NULL;
+	}
+	if ((value = value_of(line, "arrived")) != NULL)
+		e->arrived = (time_t)strtoll(value, NULL, 10);
+	else if ((value = value_of(line, "size")) != NULL)
+		e->size = strtoul(value, NULL, 10);
+	else if ((value = value_of(line, "head")) != NULL)
+		e->head = strtoul(value, NULL, 10);
+	else if (strcmp(line, "eightbit") == 0)
+		e->eightbit = true;
+	return true;
+}
+
+bool
+spool_read(int dir, const char *id, struct envelope *e)
+{
+	char name[ID_LEN + 5], *line = NULL;
+	size_t cap = 0;
+	ssize_t len;
+	int fd = openat(dir, file_name(name, id, ".env"),
+	    O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	FILE *f = fd >= 0 ? fdopen(fd, "r") : NULL;
+	bool ok = f != NULL;
+
+	*e = (struct envelope){ 0 };
+	snprintf(e->id, sizeof(e->id), "%s", id);
+	/* Line by line: tries make it grow for days, to no size known before.
+	 * A last line without its end is one that a crash cut off. */
+	while (ok && (len = getline(&line, &cap, f)) > 0 &&
+	    line[len - 1] == '\n') {
+		line[len - 1] = '\0';
+		ok = read_line(e, line);
+	}
+	free(line);
+	ok = ok && !ferror(f) && e->sender != NULL && e->n > 0;
+	if (f != NULL)
+		fclose(f);
+	else if (fd >= 0)
+		close(fd);
+	if (!ok)
+		spool_forget(e);
+	return ok;
+}
+
+void
+spool_forget(struct envelope *e)
+{
+	for (size_t i = 0; i < e->n; i++) {
+		free(e->rcpts[i].address);
+		free(e->rcpts[i].reply);
+	}
+	free(e->rcpts);
+	free(e->sender);
+	*e = (struct envelope){ 0 };
+}
+
+int
+spool_content(const char *id)
+{
+	char name[ID_LEN + 5];
+
+	/* -d may have taken the envelope away: then there is no message. */
+	if (faccessat(srv.spool.dir, file_name(name, id, ".env"), F_OK, 0) < 0)
+		return -1;
+	return openat(srv.spool.dir, file_name(name, id, ".msg"),
+	    O_RDONLY | O_CLOEXEC);
+}
+
+void
+spool_remove(const char *id)
+{
+	char name[ID_LEN + 5];
+
+	/* The envelope first: without it the content is an orphan that
+	 * recovery removes, and never a message. */
+	unlinkat(srv.spool.dir, file_name(name, id, ".env"), 0);
+	unlinkat(srv.spool.dir, file_name(name, id, ".msg"), 0);
+}
+
+bool
+spool_fail(const struct envelope *e)
+{
+	char env[ID_LEN + 5], msg[ID_LEN + 5];
+	const struct spool *spool = &srv.spool;
+
+	file_name(env, e->id, ".env");
+	file_name(msg, e->id, ".msg");
+	int fd = openat(spool->failed, env,
+	    O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+	FILE *f = fd >= 0 ? fdopen(fd, "a") : NULL;
+
+	if (f == NULL) {
+		if (fd >= 0)
+			close(fd);
+		return false;
+	}
+	put_envelope(f, e); /* a second time adds recipients */
+	bool ok = fflush(f) == 0 && fsync(fd) == 0;
+
+	ok = fclose(f) == 0 && ok;
+	if (linkat(spool->dir, msg, spool->failed, msg, 0) < 0)
+		ok = ok && errno == EEXIST;
+	return ok && fsync(spool->failed) == 0;
+}
+
+/* ---- the commit: M2, M3 ------------------------------------------------------ */
+
+/* One sync has failed: what was being written may be lost, and the kernel
+ * tells only once.  Nobody's 250 may stand on it. */
+static void
+sync_failed(void)
+{
+	int why = errno;
+
+	srv.spool.epoch++;
+	log_event(PART_QUEUE, "-", "sync failed: %s", strerror(why));
+	for (struct msg *m = srv.spool.commit; m != NULL; m = m->next)
+		if (m->error == 0)
+			m->error = why;
+}
+
+/* Step 1, first half: all that is needed lies under queue/tmp. */
+static void
+prepare(struct msg *m)
+{
+	if (m->error == 0 && m->epoch != srv.spool.epoch)
+		m->error = EIO;
+	for (size_t i = 0; i < m->locals.n && m->error == 0; i++)
+		if (!maildrop_prepare(m, m->locals.v[i]))
+			m->error = errno;
+	if (m->error == 0 && m->remotes.n > 0)
+		write_envelope(m);
+}
+
+/* Is one syncfs() cheaper than this many fsync()s?  Below three the folder's
+ * other users, whose data syncfs() writes too, cost more.  It has told of
+ * errors only since Linux 5.8. */
+static bool
+sync_all_at_once(size_t files)
+{
+	return files >= SYNCFS_FROM && srv.spool.use_syncfs;
+}
+
+/* Step 1, second half: and is durable. */
+static void
+sync_contents(void)
+{
+	size_t files = 0;
+	bool ok = true;
+
+	for (struct msg *m = srv.spool.commit; m != NULL; m = m->next)
+		files += m->error != 0 ? 0 : m->env != NULL ? 2 : 1;
+	if (sync_all_at_once(files))
+		ok = syncfs(srv.spool.dir) == 0;
+	for (struct msg *m = srv.spool.commit; m != NULL && ok; m = m->next) {
+		if (m->error != 0 || sync_all_at_once(files))
+			continue;
+		ok = fsync(m->fd) == 0;
+		if (ok && m->env != NULL)
+			ok = fsync(fileno(m->env)) == 0;
+	}
+	if (!ok)
+		sync_failed();
+}
+
+/* Take back the names of a message that is refused after all. */
+static void
+unname_message(const struct msg *m)
+{
+	for (size_t i = 0; i < m->locals.n; i++)
+		maildrop_unlink(m, m->locals.v[i]);
+	if (m->remotes.n > 0)
+		spool_remove(m->id);
+}
+
+/* Give it a name under queue/, where it now lies under queue/tmp. */
+static bool
+link_queue(const struct msg *m, const char *end)
+{
+	char name[ID_LEN + 5];
+
+	file_name(name, m->id, end);
+	return linkat(srv.spool.tmp, name, srv.spool.dir, name, 0) == 0;
+}
+
+/* Step 2, first half: every recipient's name, or none. */
+static void
+name_message(struct msg *m)
+{
+	bool ok = true;
+
+	for (size_t i = 0; i < m->locals.n && ok; i++)
+		ok = maildrop_link(m, m->locals.v[i]);
+	if (ok && m->remotes.n > 0) /* the envelope last: it is the message */
+		ok = link_queue(m, ".msg") && link_queue(m, ".env");
+	if (ok)
+		return;
+	m->error = errno;
+	unname_message(m);
+}
+
+/* The folders that a message has got names in, one by one. */
+static bool
+sync_folders(const struct msg *m)
+{
+	bool ok = m->remotes.n == 0 || fsync(srv.spool.dir) == 0;
+
+	for (size_t i = 0; i < m->locals.n && ok; i++)
+		ok = maildrop_sync(m->locals.v[i]);
+	return ok;
+}
+
+/* Step 2, second half: the names are durable. */
+static void
+sync_names(void)
+{
+	size_t folders = 0;
+	bool ok = true;
+
+	for (struct msg *m = srv.spool.commit; m != NULL; m = m->next)
+		if (m->error == 0)
+			folders += m->locals.n + (m->remotes.n > 0);
+	bool at_once = sync_all_at_once(folders) && srv.spool.one_fs;
+
+	if (at_once)
+		ok = syncfs(srv.spool.dir) == 0;
+	for (struct msg *m = srv.spool.commit; m != NULL && !at_once;
+	     m = m->next)
+		if (m->error == 0 && ok)
+			ok = sync_folders(m);
+	if (ok)
+		return;
+	for (struct msg *m = srv.spool.commit; m != NULL; m = m->next)
+		if (m->error == 0)
+			unname_message(m);
+	sync_failed();
+}
+
+void
+spool_commit(void)
+{
+	struct msg *list = srv.spool.commit;
+
+	for (struct msg *m = list; m != NULL; m = m->next)
+		prepare(m);
+	sync_contents();
+	for (struct msg *m = list; m != NULL; m = m->next)
+		if (m->error == 0)
+			name_message(m);
+	sync_names();
+	for (struct msg *m = list; m != NULL; m = m->next) {
+		m->state = m->error == 0 ? MSG_COMMITTED : MSG_REFUSED;
+		for (size_t i = 0; i < m->locals.n && m->error == 0; i++)
+			log_event(PART_QUEUE, m->id, "delivered user=%s",
+			    m->locals.v[i]);
+		if (m->error != 0)
+			log_event(PART_QUEUE, m->id, "refused: %s",
+			    strerror(m->error));
+	}
+	srv.spool.commit = srv.spool.commit_tail = NULL;
+}
+
+/* ---- the folders, and what a crash left in them -------------------------------- */
+
+/* A folder of the state, made where there is none; ours alone.  -1: errno. */
+static int
+open_folder(int at, const char *name)
+{
+	struct stat st;
+
+	if (mkdirat(at, name, 0700) < 0 && errno != EEXIST)
+		return -1;
+	int fd = openat(at, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	if (fd >= 0 && fstat(fd, &st) == 0 && st.st_uid != geteuid()) {
+		close(fd);
+		errno = EPERM;
+		return -1;
+	}
+	return fd;
+}
+
+/* Why a folder or file of the state could not be had, as an exit status. */
+static int
+no_state(const struct conf *conf)
+{
+	log_event(PART_MAIN, "-", "%s: %s", conf->data_dir,
+	    errno == EPERM ? "belongs to another user" : strerror(errno));
+	return EX_CANTCREAT;
+}
+
+/* Take queue/lock, or name who has it.  An exit status. */
+static int
+take_lock(const struct conf *conf)
+{
+	char pid[24] = "";
+	struct spool *spool = &srv.spool;
+
+	spool->lock = openat(spool->dir, "lock",
+	    O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (spool->lock < 0)
+		return no_state(conf);
+	if (flock(spool->lock, LOCK_EX | LOCK_NB) < 0) {
+		if (read(spool->lock, pid, sizeof(pid) - 1) < 0)
+			pid[0] = '\0';
+		log_event(PART_MAIN, "-", "%s is in use by process %.*s",
+		    conf->data_dir, (int)strcspn(pid, "\n"), pid);
+		return EX_TEMPFAIL;
+	}
+	int len = snprintf(pid, sizeof(pid), "%ld\n", (long)getpid());
+
+	if (ftruncate(spool->lock, 0) < 0 ||
+	    write(spool->lock, pid, (size_t)len) != len)
+		return no_state(conf);
+	return 0;
+}
+
+/* The state folders, one inside the other; false: errno. */
+static bool
+open_folders(const struct conf *conf)
+{
+	struct spool *spool = &srv.spool;
+	struct stat queue, mail;
+	int data = open_folder(AT_FDCWD, conf->data_dir);
+	int mail_fd = data >= 0 ? open_folder(data, "mail") : -1;
+
+	spool->dir = data >= 0 ? open_folder(data, "queue") : -1;
+	bool ok = spool->dir >= 0 && mail_fd >= 0 &&
+	    fstat(spool->dir, &queue) == 0 && fstat(mail_fd, &mail) == 0;
+	int why = errno;
+
+	spool->one_fs = ok && queue.st_dev == mail.st_dev;
+	if (mail_fd >= 0)
+		close(mail_fd);
+	if (data >= 0)
+		close(data);
+	errno = why;
+	return ok;
+}
+
+int
+spool_start(const struct conf *conf)
+{
+	struct spool *spool = &srv.spool;
+	struct utsname system;
+
+	spool->tmp = spool->failed = spool->lock = -1;
+	if (!open_folders(conf))
+		return no_state(conf);
+	int status = take_lock(conf);
+
+	if (status != 0)
+		return status;
+	spool->tmp = open_folder(spool->dir, "tmp");
+	if (spool->tmp >= 0)
+		spool->failed = open_folder(spool->dir, "failed");
+	if (spool->failed < 0)
+		return no_state(conf);
+	if (uname(&system) == 0) {
+		char *dot;
+		long major = strtol(system.release, &dot, 10);
+		long minor = *dot == '.' ? strtol(dot + 1, NULL, 10) : 0;
+
+		spool->use_syncfs = major > 5 || (major == 5 && minor >= 8);
+	}
+	return 0;
+}
+
+/* queue/tmp held what was never answered 250. */
+static void
+empty_tmp(void)
+{
+	int fd = openat(srv.spool.dir, "tmp", O_RDONLY | O_DIRECTORY);
+	DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+
+	for (struct dirent *entry; dir != NULL && (entry = readdir(dir));)
+		if (entry->d_name[0] != '.')
+			unlinkat(srv.spool.tmp, entry->d_name, 0);
+	if (dir != NULL)
+		closedir(dir);
+}
+
+/* Is this "ID.env" or "ID.msg", and which?  0: neither. */
+static char
+half_of(const char *name)
+{
+	if (strspn(name, "0123456789abcdef") != ID_LEN ||
+	    strlen(name) != ID_LEN + 4)
+		return 0;
+	if (strcmp(name + ID_LEN, ".env") == 0)
+		return 'e';
+	return strcmp(name + ID_LEN, ".msg") == 0 ? 'm' : 0;
+}
+
+/* One name less in a pair: what a crash left of M3 or M5. */
+static void
+remove_half(const char *name)
+{
+	log_event(PART_QUEUE, "-", "removed %s: its other half is not there",
+	    name);
+	unlinkat(srv.spool.dir, name, 0);
+}
+
+/* The names of all halves in a folder, sorted: ID.env right before ID.msg. */
+static bool
+read_halves(int at, struct names *halves)
+{
+	int fd = openat(at, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+	bool ok = dir != NULL;
+
+	for (struct dirent *entry; ok && (entry = readdir(dir)) != NULL;)
+		if (half_of(entry->d_name) != 0)
+			ok = names_push(halves, entry->d_name);
+	if (dir != NULL)
+		closedir(dir);
+	else if (fd >= 0)
+		close(fd);
+	names_sort(halves);
+	return ok;
+}
+
+bool
+spool_scan(int at, struct names *ids, bool repair)
+{
+	struct names halves = { .exact = true };
+
+	if (repair)
+		empty_tmp();
+	bool ok = read_halves(at, &halves);
+
+	for (size_t i = 0; i < halves.n && ok; i++) {
+		char *name = halves.v[i];
+		const char *after = i + 1 < halves.n ? halves.v[i + 1] : "";
+
+		if (half_of(name) == 'e' && half_of(after) == 'm' &&
+		    strncmp(name, after, ID_LEN) == 0) {
+			name[ID_LEN] = '\0';
+			ok = names_push(ids, name);
+			i++;
+		} else if (repair)
+			remove_half(name);
+	}
+	names_free(&halves);
+	return ok;
+}
+
+/* ---- mailserv -q and -d ----------------------------------------------------------------------- */
+
+/* "3m", "2h", "5d" */
+static void
+put_age(msec age, char text[24])
+{
+	long long secs = age > 0 ? age / SECOND : 0;
+
+	if (secs < 60)
+		snprintf(text, 24, "%llds", secs);
+	else if (secs < 3600)
+		snprintf(text, 24, "%lldm", secs / 60);
+	else if (secs < 86400)
+		snprintf(text, 24, "%lldh", secs / 3600);
+	else
+		snprintf(text, 24, "%lldd", secs / 86400);
+}
+
+/* What queue/.hosts says of a domain: tries, next, reason; or nothing. */
+static void
+host_line(const struct names *hosts, const char *domain, struct rcpt *r)
+{
+	size_t len = strlen(domain);
+
+	for (size_t i = 0; i < hosts->n; i++) {
+		char *at = hosts->v[i], *end;
+
+		if (strncasecmp(at, domain, len) != 0 || at[len] != ' ')
+			continue;
+		r->tries += (unsigned)strtoul(at + len, &end, 10);
+		r->next = (time_t)strtoll(end, &end, 10);
+		free(r->reply);
+		r->reply = strdup(*end == ' ' ? end + 1 : end);
+		return;
+	}
+}
+
+/* One message of the list. */
+static void
+list_message(const struct envelope *e, const struct names *hosts)
+{
+	char age[24], next[32];
+	struct tm tm;
+
+	put_age(srv.wall - (msec)e->arrived * 1000, age);
+	printf("%s  %zu octets  %s  from <%s>\n", e->id, e->size, age,
+	    e->sender);
+	for (size_t i = 0; i < e->n; i++) {
+		struct rcpt *r = &e->rcpts[i];
+		const char *at = strrchr(r->address, '@');
+
+		if (r->state == RCPT_DONE)
+			continue;
+		if (at != NULL)
+			host_line(hosts, at + 1, r);
+		gmtime_r(&r->next, &tm);
+		strftime(next, sizeof(next), "%Y-%m-%dT%H:%M:%SZ", &tm);
+		printf("    to <%s>  tries %u  next %s  %s\n", r->address,
+		    r->tries, r->next > 0 ? next : "now",
+		    r->reply != NULL ? r->reply : "not tried yet");
+	}
+}
+
+/* Read queue/.hosts, where there is one, line by line. */
+static void
+read_hosts(int dir, struct names *hosts)
+{
+	int fd = openat(dir, ".hosts", O_RDONLY | O_CLOEXEC);
+	FILE *f = fd >= 0 ? fdopen(fd, "r") : NULL;
+	char *line = NULL;
+	size_t cap = 0;
+
+	while (f != NULL && getline(&line, &cap, f) > 0) {
+		line[strcspn(line, "\n")] = '\0';
+		if (!names_push(hosts, line))
+			break;
+	}
+	free(line);
+	if (f != NULL)
+		fclose(f);
+}
+
+/* A folder of the state, to be read; -1: there is none. */
+static int
+open_state(const struct conf *conf, const char *folder)
+{
+	int data = open(conf->data_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int fd = data >= 0 ?
+	    openat(data, folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC) :
+	    -1;
+
+	if (data >= 0)
+		close(data);
+	return fd;
+}
+
+int
+spool_list(const struct conf *conf)
+{
+	struct names ids = { .exact = true }, failed = { .exact = true };
+	struct names hosts = { .exact = true };
+	int dir = open_state(conf, "queue");
+	int failed_dir = open_state(conf, "queue/failed");
+	size_t waiting = 0;
+
+	if (dir >= 0) {
+		read_hosts(dir, &hosts);
+		spool_scan(dir, &ids, false);
+	}
+	if (failed_dir >= 0)
+		spool_scan(failed_dir, &failed, false);
+	for (size_t i = 0; i < ids.n; i++) {
+		struct envelope e;
+
+		if (!spool_read(dir, ids.v[i], &e))
+			continue; /* it has just left */
+		list_message(&e, &hosts);
+		spool_forget(&e);
+		waiting++;
+	}
+	printf("%zu waiting, %zu in failed\n", waiting, failed.n);
+	names_free(&ids);
+	names_free(&failed);
+	names_free(&hosts);
+	if (dir >= 0)
+		close(dir);
+	if (failed_dir >= 0)
+		close(failed_dir);
+	return 0;
+}
+
+int
+spool_delete(const struct conf *conf, char *const *ids)
+{
+	int dir = open_state(conf, "queue");
+	int status = 0;
+
+	for (; *ids != NULL; ids++) {
+		char name[ID_LEN + 5];
+		bool good = strlen(*ids) == ID_LEN &&
+		    strspn(*ids, "0123456789abcdef") == ID_LEN;
+
+		/* The envelope first: without it the server sees none. */
+		if (good && unlinkat(dir, file_name(name, *ids, ".env"), 0) == 0)
+			unlinkat(dir, file_name(name, *ids, ".msg"), 0);
+		else {
+			fprintf(stderr, "mailserv: no message %s in the queue\n",
+			    *ids);
+			status = EX_NOINPUT;
+		}
+	}
+	if (dir >= 0)
+		close(dir);
+	return status;
+}
