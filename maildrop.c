@@ -1,0 +1,495 @@
+/*
+ * maildrop.c -- mailboxes on disk: whose they are, delivery, and snapshots.
+ *
+ * What this is
+ *	Everything that happens below data_dir/mail: the commit's names in
+ *	new/, and what a POP3 session sees of them.
+ * Call it in this order
+ *	For a message, each for all its mailboxes before the next:
+ *	maildrop_prepare(), maildrop_link(), maildrop_sync().
+ *	For a session: maildrop_load(), the others, maildrop_free().
+ * A typical sequence, with break maildrop_link in gdb
+ *	spool_commit -> maildrop_prepare ... maildrop_link -> maildrop_sync
+ * Always true
+ *	A name in new/ belongs to content that is whole; no file is written
+ *	in place.
+ *	Message n of a snapshot stays that file, or is gone.
+ * What it does not do
+ *	Quotas.  Exercise: refuse in maildrop_prepare(), with EDQUOT.
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/sendfile.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include "mailserv.h"
+
+enum {
+	HOST_IN_NAME = 100,    /* a file's name keeps room for flags */
+	COUNT_SLICE = 4 << 20, /* octets a turn: others must not wait */
+};
+
+/* ---- whose mailbox ------------------------------------------------------- */
+
+/* conf->users is in order of names in lower case, which is also the order
+ * without regard to case: so both sides may be compared like that. */
+static int
+by_user(const void *name, const void *user)
+{
+	return strcasecmp(name, ((const struct user *)user)->name);
+}
+
+const struct user *
+user_find(const struct conf *conf, const char *name)
+{
+	return conf->n_users == 0 ? NULL : bsearch(name, conf->users,
+	    conf->n_users, sizeof(struct user), by_user);
+}
+
+/* ---- delivery: the maildrop's part in the commit ------------------------- */
+
+/*
+ * One message for two of our users, over the two steps of the commit:
+ *
+ *	queue/tmp/ID.msg                  written, and synced     step 1
+ *	     +--- mail/alice/new/NAME     a second name for it    step 2
+ *	     +--- mail/bob/new/NAME       a third; then a sync
+ *	queue/tmp/ID.msg                  the first name goes: spool.c
+ *
+ * The content is there once, so that a message to 1,000 users costs a disk
+ * no more than one to one user; and since nobody writes in place, none of
+ * them can change the others' copy.
+ */
+
+/*
+ * data_dir/mail/USER/TAIL in path[PATH_SIZE]; an empty one only leaves a
+ * slash too many.  The buffer holds one octet more than the kernel takes, so
+ * that a path cut short is refused (ENAMETOOLONG), and never names something
+ * else.
+ */
+static const char *
+maildrop_path(char *path, const char *user, const char *tail)
+{
+	snprintf(path, PATH_SIZE, "%s/mail/%s/%s", srv.conf->data_dir, user,
+	    tail);
+	return path;
+}
+
+/*
+ * The message's path in new/ or tmp/.  Its name says when, who, where, and
+ * both its sizes, so that POP3 can tell them without opening the file:
+ *
+ *	1764000000.06448a1b2c3d4e5f.mx.example,S=320,W=330
+ *	seconds    queue id         hostname   on disk, on the wire
+ *
+ * On the wire a line end has two octets instead of one, and the last line has
+ * one even where the file lacks it (RFC 1939 11).  Nothing that we deliver
+ * holds a CR, because smtp.c refuses it: therefore counting lines is enough.
+ */
+static const char *
+message_path(char *path, const struct msg *m, const char *user,
+    const char *folder)
+{
+	static const char safe[] = "abcdefghijklmnopqrstuvwxyz"
+	    "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-";
+	size_t wire = m->size + m->lines + (m->unfinished ? 2 : 0);
+	char host[HOST_IN_NAME + 1], tail[NAME_MAX + 5];
+
+	snprintf(host, sizeof(host), "%s", srv.conf->hostname);
+	for (char *at = host; *(at += strspn(at, safe)) != '\0';)
+		*at = '-'; /* a colon would begin the flags */
+	snprintf(tail, sizeof(tail), "%s/%lld.%s.%s,S=%zu,W=%zu", folder,
+	    (long long)m->arrived, m->id, host, m->size, wire);
+	return maildrop_path(path, user, tail);
+}
+
+/* close(), where errno still has something to tell. */
+static void
+close_quietly(int fd)
+{
+	int why = errno;
+
+	if (fd >= 0)
+		close(fd);
+	errno = why;
+}
+
+/* Is there such a folder now?  Whether EEXIST was one, its first use tells. */
+static bool
+folder_make(const char *path)
+{
+	return mkdir(path, 0700) == 0 || errno == EEXIST;
+}
+
+/* The names in a folder are on stable storage only after its own fsync(). */
+static bool
+folder_sync(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	bool ok = fd >= 0 && fsync(fd) == 0;
+
+	close_quietly(fd);
+	return ok;
+}
+
+/* A user's folders.  tmp/ comes last, after the sync: wherever it is, the
+ * others last, and a crash in between only makes us sync again. */
+static bool
+maildrop_make(const char *user)
+{
+	char mail[PATH_SIZE], home[PATH_SIZE], path[PATH_SIZE];
+
+	maildrop_path(mail, "", "");
+	maildrop_path(home, user, "");
+	return folder_make(mail) && folder_make(home) &&
+	    folder_make(maildrop_path(path, user, "cur")) &&
+	    folder_make(maildrop_path(path, user, "new")) &&
+	    folder_sync(home) && folder_sync(mail) &&
+	    folder_sync(srv.conf->data_dir) &&
+	    folder_make(maildrop_path(path, user, "tmp"));
+}
+
+/* The content, again, on the mailbox's own file system, and durable there. */
+static bool
+maildrop_copy(const struct msg *m, const char *user)
+{
+	char path[PATH_SIZE];
+	off_t done = 0;
+	ssize_t sent = 1;
+	int fd = open(message_path(path, m, user, "tmp"),
+	    O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+
+	if (fd < 0)
+		return false;
+	while (sent > 0)
+		sent = sendfile(fd, m->fd, &done, LARGE_BUF);
+	if (sent == 0 && (size_t)done != m->size)
+		errno = EIO;
+	bool ok = (size_t)done == m->size && fsync(fd) == 0;
+
+	close_quietly(fd);
+	if (!ok)
+		maildrop_unlink(m, user);
+	return ok;
+}
+
+/* Twenty deliveries a turn are the rule, so what they need must be cheap: two
+ * calls of stat(), of which the first also tells that all folders last. */
+bool
+maildrop_prepare(const struct msg *m, const char *user)
+{
+	struct stat folder, content;
+	char path[PATH_SIZE];
+
+	maildrop_path(path, user, "tmp");
+	if (stat(path, &folder) < 0 && (errno != ENOENT ||
+	    !maildrop_make(user) || stat(path, &folder) < 0))
+		return false;
+	if (fstat(m->fd, &content) < 0)
+		return false;
+	return folder.st_dev == content.st_dev || maildrop_copy(m, user);
+}
+
+bool
+maildrop_link(const struct msg *m, const char *user)
+{
+	char to[PATH_SIZE], copy[PATH_SIZE], content[ID_LEN + 5];
+
+	snprintf(content, sizeof(content), "%.16s.msg", m->id);
+	message_path(to, m, user, "new");
+	if (linkat(srv.spool.tmp, content, AT_FDCWD, to, 0) == 0)
+		return true;
+	/* An id never comes again, so nothing is there to be replaced. */
+	return errno == EXDEV &&
+	    rename(message_path(copy, m, user, "tmp"), to) == 0;
+}
+
+bool
+maildrop_sync(const char *user)
+{
+	char path[PATH_SIZE];
+
+	return folder_sync(maildrop_path(path, user, "new"));
+}
+
+/* Who takes back has an error to report: errno must survive it. */
+void
+maildrop_unlink(const struct msg *m, const char *user)
+{
+	char path[PATH_SIZE];
+	int why = errno;
+
+	unlink(message_path(path, m, user, "new"));
+	unlink(message_path(path, m, user, "tmp")); /* where it was copied */
+	errno = why;
+}
+
+/* ---- what a message's name tells ----------------------------------------- */
+
+/* All that follows goes by the name alone, and by its part before the colon:
+ * a reader such as mutt moves new/X to cur/X:2,S, and the S may change, but X
+ * stays for life.  Names need not be ours: any Maildir can be served. */
+
+/* What the name says of the size on the wire, or UNKNOWN.  Nobody's disk is
+ * so large that the sum of a snapshot overflows: that is not believed. */
+static uint64_t
+name_octets(const char *name)
+{
+	const char *at = strstr(name, ",W=");
+	uint64_t octets;
+
+	if (at == NULL || (at += 3, !digits_parse(&at, &octets)) ||
+	    octets > UINT64_MAX / MESSAGES_MAX)
+		return UNKNOWN;
+	return *at == '\0' || *at == ':' || *at == ',' ? octets : UNKNOWN;
+}
+
+/* For qsort(), of "new/NAME": by the time that the name begins with, then by
+ * the name without its flags, so that a message keeps its place when it is
+ * moved: new/X and cur/X:2,S are equal. */
+static int
+by_age(const void *one, const void *two)
+{
+	const char *left = *(char *const *)one + FOLDER_LEN;
+	const char *right = *(char *const *)two + FOLDER_LEN;
+	unsigned long long time = strtoull(left, NULL, 10);
+	unsigned long long other = strtoull(right, NULL, 10);
+
+	if (time != other)
+		return time < other ? -1 : 1;
+	size_t len = strcspn(left, ":"), other_len = strcspn(right, ":");
+	int order = memcmp(left, right, len < other_len ? len : other_len);
+
+	return order != 0 ? order : (len > other_len) - (len < other_len);
+}
+
+/* The unique-id, into uid[UID_MAX + 1]: made from the name alone, so that it
+ * lasts for ever (RFC 1939 7).  Where the name does not fit, two FNV-1a sums
+ * that begin differently: 128 bits, so that no two messages meet by chance. */
+const char *
+maildrop_uid(const char *name, char *uid)
+{
+	uint64_t sum = 0xcbf29ce484222325u, other = 0x9e3779b97f4a7c15u;
+	size_t len = strcspn(name, ",:");
+	bool fit = len >= 1 && len <= UID_MAX;
+
+	for (size_t i = 0; i < strcspn(name, ":"); i++) {
+		unsigned char octet = (unsigned char)name[i];
+
+		sum = (sum ^ octet) * 0x100000001b3u;
+		other = (other ^ octet) * 0x100000001b3u;
+		fit = fit && (i >= len || (octet >= 0x21 && octet <= 0x7e));
+	}
+	if (fit)
+		snprintf(uid, UID_MAX + 1, "%.*s", (int)len, name);
+	else
+		snprintf(uid, UID_MAX + 1, "%016" PRIx64 "%016" PRIx64, sum,
+		    other);
+	return uid;
+}
+
+/* ---- the snapshot -------------------------------------------------------- */
+
+/*
+ * Message numbers hold for one session only, and must not shift while it lasts
+ * (RFC 1939 3): so they are an order of names that is made once, at login.
+ * What arrives later is the next session's.
+ *
+ *	files.v[0]  "cur/1764000000.A.mx,S=4,W=6:2,S"   v[0]  octets 6
+ *	files.v[1]  "new/1764000009.B.mx,S=9,W=11"      v[1]  octets 11
+ *
+ * 50,000 messages take some 6 MiB: the names, and 24 octets beside each.
+ */
+
+/* Everything in new/ or cur/; false: errno.  No folder means no mail yet.  No
+ * stat(): 50,000 messages would need 50,000 of them. */
+static bool
+read_folder(struct maildrop *d, const char *folder)
+{
+	char path[PATH_SIZE], tail[NAME_MAX + 6];
+	DIR *dir = opendir(maildrop_path(path, d->user, folder));
+	struct dirent *file;
+	bool ok = true;
+
+	if (dir == NULL)
+		return errno == ENOENT;
+	/* readdir() tells the end from an error by errno alone. */
+	while (ok && (errno = 0, file = readdir(dir)) != NULL) {
+		if (file->d_name[0] == '.' || d->files.n == MESSAGES_MAX ||
+		    (file->d_type != DT_REG && file->d_type != DT_UNKNOWN))
+			continue;
+		snprintf(tail, sizeof(tail), "%s/%s", folder, file->d_name);
+		ok = names_push(&d->files, tail);
+	}
+	ok = ok && errno == 0;
+	int why = errno;
+
+	closedir(dir);
+	errno = why;
+	return ok;
+}
+
+/* Names in order, each message once.  new/ is read first, because mail moves
+ * from there to cur/: one on its way is then seen twice, and never missed. */
+static bool
+read_names(struct maildrop *d)
+{
+	size_t kept = 0;
+	char **v;
+
+	if (!read_folder(d, "new") || !read_folder(d, "cur"))
+		return false;
+	v = d->files.v;
+	if (d->files.n > 0)
+		qsort(v, d->files.n, sizeof(*v), by_age);
+	for (size_t i = 0; i < d->files.n; i++) {
+		if (kept > 0 && by_age(&v[kept - 1], &v[i]) == 0)
+			free(v[i]);
+		else
+			v[kept++] = v[i];
+	}
+	d->files.n = kept;
+	return true;
+}
+
+/* Take the snapshot; false: errno. */
+bool
+maildrop_load(struct maildrop *d, const char *user)
+{
+	d->user = user;
+	if (!read_names(d))
+		return false;
+	d->left = d->files.n;
+	d->v = calloc(d->left + 1, sizeof(*d->v));
+	for (size_t i = 0; i < d->left && d->v != NULL; i++) {
+		d->v[i].octets = name_octets(d->files.v[i]);
+		if (d->v[i].octets != UNKNOWN)
+			d->octets += d->v[i].octets;
+	}
+	return d->v != NULL;
+}
+
+/* The inverse of maildrop_load(), also of one that failed half-way. */
+void
+maildrop_free(struct maildrop *d)
+{
+	names_free(&d->files);
+	free(d->v);
+	*d = (struct maildrop){ 0 };
+}
+
+/* Other programs have moved or flagged messages: learn their new names, all
+ * in one walk along both lists. */
+static void
+maildrop_renew(struct maildrop *d)
+{
+	struct maildrop now = { .user = d->user };
+	size_t at = 0;
+
+	d->renewed = srv.now;
+	if (!read_names(&now))
+		now.files.n = 0; /* the old names do for those not moved */
+	for (size_t i = 0; i < d->files.n && at < now.files.n; i++) {
+		char **old = &d->files.v[i], *swap = *old;
+
+		while (at < now.files.n && by_age(&now.files.v[at], old) < 0)
+			at++;
+		if (at < now.files.n && by_age(&now.files.v[at], old) == 0) {
+			*old = now.files.v[at];
+			now.files.v[at] = swap;
+		}
+	}
+	maildrop_free(&now);
+}
+
+/* Where message i is now.  Once a turn, at most, we look where it has gone:
+ * after that, what is not there is taken for removed by somebody else. */
+const char *
+maildrop_where(struct maildrop *d, size_t i, char *path)
+{
+	maildrop_path(path, d->user, d->files.v[i]);
+	if (access(path, F_OK) < 0 && d->renewed != srv.now) {
+		maildrop_renew(d);
+		maildrop_path(path, d->user, d->files.v[i]);
+	}
+	return path;
+}
+
+/* Open message i for reading; -1: errno.  O_NONBLOCK, because a FIFO of such
+ * a name would stop the whole server. */
+int
+maildrop_open(struct maildrop *d, size_t i, off_t *size)
+{
+	char path[PATH_SIZE];
+	struct stat st = { 0 };
+	int fd = open(maildrop_where(d, i, path),
+	    O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+
+	if (fd >= 0 && (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))) {
+		close(fd);
+		errno = EINVAL;
+		return -1;
+	}
+	*size = st.st_size;
+	return fd;
+}
+
+/* What a file that does not say it in its name is on the wire: every line end
+ * two octets, the last one added where it is missing (RFC 1939 11).  0 for
+ * one that cannot be read. */
+static uint64_t
+count_octets(struct maildrop *d, size_t message)
+{
+	char data[PIECE], last = '\n';
+	uint64_t octets = 0;
+	off_t size;
+	ssize_t got;
+	int fd = maildrop_open(d, message, &size);
+
+	while (fd >= 0 && (got = read(fd, data, sizeof(data))) > 0)
+		for (ssize_t i = 0; i < got; i++) {
+			octets += data[i] == '\n' && last != '\r' ? 2 : 1;
+			last = data[i];
+		}
+	close_quietly(fd);
+	return octets + (last != '\n' ? 2 : 0);
+}
+
+/* Count on, until others have waited long enough; true: all are known. */
+bool
+maildrop_count(struct maildrop *d)
+{
+	uint64_t work = 0;
+
+	for (; d->counted < d->files.n; d->counted++) {
+		struct entry *e = &d->v[d->counted];
+
+		if (e->octets != UNKNOWN)
+			continue;
+		if (work >= COUNT_SLICE)
+			return false;
+		e->octets = count_octets(d, d->counted);
+		d->octets += e->deleted ? 0 : e->octets;
+		work += e->octets + PIECE; /* opening costs, too */
+	}
+	return true;
+}
+
+/* Mark a message as deleted, or take the mark back. */
+void
+maildrop_mark(struct maildrop *d, struct entry *e, bool deleted)
+{
+	uint64_t octets = e->octets != UNKNOWN ? e->octets : 0;
+
+	if (e->deleted == deleted)
+		return;
+	e->deleted = deleted;
+	d->left = deleted ? d->left - 1 : d->left + 1;
+	d->octets = deleted ? d->octets - octets : d->octets + octets;
+}
+
