@@ -1,0 +1,1057 @@
+/*
+ * pop3.c -- POP3: the server's side of fetching mail.
+ *
+ * What this is
+ *	Sessions (RFC 1939 3, RFC 2449 5), from greeting to removal; what
+ *	lies on the disk is maildrop.c's.
+ * Call it in this order
+ *	In every turn: pop3_serve(), net_settle(), pop3_reap().
+ * A typical sequence, with break pop3_enter in gdb
+ *	pop3_serve -> pop3_session -> pop3_line -> do_pass -> pop3_enter
+ * Always true
+ *	One reply a command, in pop3_answer(); handlers only decide.
+ *	A session sees its snapshot: message n stays that file, or is gone.
+ *	Messages are removed in POP3_UPDATE only, and only QUIT leads there.
+ * What it does not do
+ *	APOP (RFC 1939 7), because it needs passwords that lie here in plain.
+ *	AUTH (RFC 5034 4), STLS (RFC 2595 4).  Exercise: AUTH PLAIN needs one
+ *	row, one handler, and a state that reads a line that is no command.
+ */
+#include <assert.h>
+#include <crypt.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/sendfile.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include "mailserv.h"
+
+enum {
+	LOGIN_TRIES = 3,       /* so that guessing takes many connections */
+	REMOVE_SLICE = 100,    /* messages a turn: others must not wait */
+	WIRE_END = 8,          /* wire_finish() needs no more */
+	FEED_ROOM = 1024,      /* less is not worth a read() */
+	LISTING_MAX = 128,     /* "100000 ", and a unique-id */
+};
+
+/* ---- content on the wire ------------------------------------------------- */
+
+/*
+ * A file has LF line ends; the wire has CRLF, a second dot where a line begins
+ * with one, and a line of one dot as the end (RFC 1939 3):
+ *
+ *	file    a LF .b LF c
+ *	wire    a CR LF ..b CR LF c CR LF . CR LF
+ *
+ * A piece of a file may end anywhere, also between CR and LF or before a dot.
+ * Therefore what matters of the octets before it is kept here, and no piece
+ * is ever looked at twice.
+ */
+
+/* Where in the content we are, between one piece and the next. */
+struct wire {
+	size_t column;  /* octets of this line so far */
+	bool cr;        /* the last of them was a CR */
+	bool top;       /* only the header, and `lines` lines of the body */
+	bool body;      /* the empty line has been */
+	bool full;      /* TOP has all it asked for */
+	uint64_t lines; /* of the body, still to be sent */
+};
+
+/* End a line with CRLF, of which the CR may already be there. */
+static char *
+wire_newline(struct wire *w, char *to)
+{
+	bool empty = w->column == (w->cr ? 1 : 0);
+
+	if (!w->cr)
+		*to++ = '\r';
+	*to++ = '\n';
+	if (w->body && w->lines > 0)
+		w->lines--;
+	w->body |= empty;
+	w->full = w->top && w->body && w->lines == 0;
+	w->column = 0;
+	w->cr = false;
+	return to;
+}
+
+/* Turn `len` octets of a file into what goes over the wire (RFC 1939 3): at
+ * most twice as many, into `to`.  Returns where they end. */
+static char *
+wire_put(struct wire *w, const char *from, size_t len, char *to)
+{
+	const char *end = from + len;
+
+	while (from < end && !w->full) {
+		const char *newline = memchr(from, '\n', (size_t)(end - from));
+		const char *stop = newline != NULL ? newline : end;
+		size_t part = (size_t)(stop - from);
+
+		if (w->column == 0 && *from == '.')
+			*to++ = '.'; /* or it might end the answer */
+		memcpy(to, from, part);
+		to += part;
+		w->column += part;
+		if (part > 0)
+			w->cr = stop[-1] == '\r';
+		if (newline != NULL)
+			to = wire_newline(w, to);
+		from = stop + (newline != NULL);
+	}
+	return to;
+}
+
+/* The end: of the last line, where the file lacks it; of a header, for TOP
+ * promises an empty line there; of the answer. */
+static char *
+wire_finish(struct wire *w, char *to)
+{
+	w->cr = false; /* one at the very end was no line's end */
+	if (w->column > 0)
+		to = wire_newline(w, to);
+	if (w->top && !w->body)
+		to = wire_newline(w, to);
+	memcpy(to, ".\r\n", 3);
+	return to + 3;
+}
+
+/* ---- the session --------------------------------------------------------- */
+
+/* What a handler wants said.  SAY_WAIT is a verdict like others: the command
+ * has no reply yet, and its handler runs again in the next turn; so there are
+ * no callbacks, and a wait is visible in the session's fields. */
+enum verdict {
+	SAY_OK, SAY_WAIT, SAY_NOTHING, SAY_UNKNOWN, SAY_STATE, SAY_USAGE,
+	SAY_BARE_LF, SAY_TOO_LONG, SAY_NUL, SAY_NO_SUCH, SAY_DELETED,
+	SAY_NO_NAME, SAY_WRONG, SAY_IN_USE, SAY_DISK, SAY_BROKEN, SAY_KEPT,
+	SAY_FAULT, SAY_LATE, SAY_STOP, N_VERDICTS
+};
+
+/* Which answer of many lines follows. */
+enum feed { FEED_NONE, FEED_CAPA, FEED_LIST, FEED_UIDL, FEED_CONTENT };
+
+/* What is known of a password. */
+enum login { LOGIN_ASKED, LOGIN_RIGHT, LOGIN_WRONG };
+
+struct pop3 {
+	struct conn c; /* first: see struct conn */
+	struct conf *conf;
+	/* How far along? */
+	enum pop3_state state; /* changed by pop3_enter() only */
+	bool stalled;          /* fault: never answer */
+	bool ended;            /* the client has sent all it will */
+	/* Who is it? */
+	bool named;              /* USER has been */
+	const struct user *user; /* NULL: there is none of that name */
+	unsigned failures;
+	/* In POP3_CHECKING. */
+	enum login login;
+	char secret[POP3_LINE];     /* as PASS gave it; then wiped */
+	struct pop3 *next_checking; /* in srv.pop3_checking */
+	/* What is in the maildrop?  From POP3_TRANSACTION on. */
+	struct maildrop drop;
+	struct pop3 *next_open; /* in srv.pop3_open */
+	size_t retrieved, removed, kept;
+	/* What is being answered? */
+	const struct verb *verb; /* NULL: not known */
+	const char *arg;         /* of the line, while it is obeyed */
+	bool waiting;  /* verb said SAY_WAIT: it runs again, next turn */
+	bool numbered; /* it came with a message number */
+	uint64_t number, lines;
+	char note[REASON_MAX]; /* the reply's own words */
+	/* What goes out, line by line or piece by piece? */
+	enum feed feed;
+	size_t at;    /* next message to list; in POP3_UPDATE, to remove */
+	int file;     /* FEED_CONTENT: the open file, or -1 */
+	off_t unread; /* of it */
+	struct wire wire;
+	/* These two stay equal, but while a command waits. */
+	unsigned long commands, replies;
+};
+
+/* How a verb may be followed. */
+enum args { NOTHING, TEXT, NUMBER, MAYBE_NUMBER, TWO_NUMBERS };
+
+struct verb {
+	const char *name;
+	unsigned legal; /* IN() bits of the states that accept it */
+	enum args args;
+	enum verdict (*run)(struct pop3 *s);
+	enum feed feed; /* what follows +OK, unless it came with a number */
+	const char *rfc;
+};
+
+static const char *const state_name[] = {
+	[POP3_AUTHORIZATION] = "AUTHORIZATION",
+	[POP3_CHECKING] = "CHECKING",
+	[POP3_TRANSACTION] = "TRANSACTION",
+	[POP3_UPDATE] = "UPDATE",
+	[POP3_BYE] = "BYE",
+};
+_Static_assert(NELEM(state_name) == N_POP3_STATES, "name every state");
+
+#define IN(state) (1u << (state))
+
+/*
+ * The diagram of RFC 1939 3, executable: which state may follow which.
+ *
+ *	         +------- wrong -------+
+ *	         v                     |
+ *	AUTHORIZATION --PASS--> CHECKING --right--> TRANSACTION
+ *	         |                     |             |       |
+ *	        QUIT            wrong, 3rd time    drop     QUIT
+ *	         v                     v             v       v
+ *	        BYE <-----------------BYE           BYE <- UPDATE
+ *
+ * There is no way into UPDATE but the one from TRANSACTION, so that nothing
+ * but QUIT after a login can remove mail.
+ */
+static const unsigned may_follow[] = {
+	[POP3_AUTHORIZATION] = IN(POP3_CHECKING) | IN(POP3_BYE),
+	[POP3_CHECKING] = IN(POP3_AUTHORIZATION) | IN(POP3_TRANSACTION) |
+	    IN(POP3_BYE),
+	[POP3_TRANSACTION] = IN(POP3_UPDATE) | IN(POP3_BYE),
+	[POP3_UPDATE] = IN(POP3_BYE),
+	[POP3_BYE] = 0,
+};
+_Static_assert(NELEM(may_follow) == N_POP3_STATES, "give each its exits");
+
+/* The only place a state changes: break here to watch a dialogue move. */
+static void
+pop3_enter(struct pop3 *s, enum pop3_state next)
+{
+	assert(may_follow[s->state] & IN(next));
+	if (log_level >= 1)
+		log_conn(&s->c, "%s -> %s", state_name[s->state],
+		    state_name[next]);
+	s->state = next;
+}
+
+/* The words of the reply that the handler is about to ask for. */
+__attribute__((format(printf, 2, 3))) static void
+pop3_note(struct pop3 *s, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(s->note, sizeof(s->note), fmt, ap);
+	va_end(ap);
+}
+
+/* ---- replies ------------------------------------------------------------- */
+
+/* The note comes behind the text, then, but for +OK, the section; NULL: the
+ * verb's own. */
+static const struct {
+	const char *text, *rfc;
+} reply[] = {
+	[SAY_OK] = { "+OK ", NULL },
+	[SAY_UNKNOWN] = { "-ERR no such command here", "RFC 1939 3" },
+	[SAY_STATE] = { "-ERR not in the state ", "RFC 1939 3" },
+	[SAY_USAGE] = { "-ERR wanted: ", NULL },
+	[SAY_BARE_LF] = { "-ERR a line ends in CR LF, this one in LF alone "
+	    "(nc needs -C)", "RFC 1939 3" },
+	[SAY_TOO_LONG] = { "-ERR over 255 octets and CR LF", "RFC 2449 4" },
+	[SAY_NUL] = { "-ERR a NUL is not printable", "RFC 1939 3" },
+	[SAY_NO_SUCH] = { "-ERR no such message: there are ", "RFC 1939 5" },
+	[SAY_DELETED] = { "-ERR it is marked as deleted", "RFC 1939 5" },
+	[SAY_NO_NAME] = { "-ERR USER comes before PASS", "RFC 1939 7" },
+	[SAY_WRONG] = { "-ERR [AUTH] wrong name or password", "RFC 3206 5" },
+	[SAY_IN_USE] = { "-ERR [IN-USE] another session has this maildrop",
+	    "RFC 2449 8.1.2" },
+	[SAY_DISK] = { "-ERR [SYS/TEMP] cannot be read: ", "RFC 3206 4" },
+	[SAY_BROKEN] = { "-ERR [SYS/PERM] cannot be read: ", "RFC 3206 4" },
+	[SAY_KEPT] = { "-ERR [SYS/TEMP] not all is removed: ", "RFC 1939 6" },
+	[SAY_FAULT] = { "-ERR [SYS/TEMP] a laboratory's fault", "RFC 3206 4" },
+	[SAY_LATE] = { "-ERR silent for too long, nothing is removed",
+	    "RFC 1939 3" },
+	[SAY_STOP] = { "-ERR [SYS/TEMP] the server stops", "RFC 3206 4" },
+};
+_Static_assert(NELEM(reply) == N_VERDICTS, "words for every verdict");
+
+/* The autologout counts from what we last said, or could last send (RFC 1939
+ * 3); our last word does not wait for who does not read. */
+static void
+pop3_alive(struct pop3 *s)
+{
+	s->c.deadline = srv.now + (s->state == POP3_BYE ? 10 * SECOND :
+	    s->conf->timeout_pop3);
+	s->c.late = false; /* or a last word that is long would be cut */
+}
+
+/* Append one line to what goes out.  A last word may come while much waits:
+ * if it does not fit, it is not heard. */
+static void
+put_line(struct pop3 *s, const char *line, const char *rfc)
+{
+	trace(&s->c, '>', line, rfc);
+	if (buf_put(&s->c.out, line, strlen(line)))
+		(void)buf_put(&s->c.out, "\r\n", 2);
+}
+
+/* Put a verdict into words.  After the last ones the connection must end:
+ * net.c closes it once they are sent. */
+static void
+pop3_say(struct pop3 *s, enum verdict v)
+{
+	const char *rfc = reply[v].rfc;
+	char line[REPLY_ROOM / 2];
+
+	if (rfc == NULL)
+		rfc = s->verb != NULL ? s->verb->rfc : "RFC 1939 4";
+	if (v == SAY_OK)
+		snprintf(line, sizeof(line), "+OK %s", s->note);
+	else
+		snprintf(line, sizeof(line), "%s%s (%s)", reply[v].text,
+		    s->note, rfc);
+	put_line(s, line, rfc);
+	s->c.doomed |= s->state == POP3_BYE;
+	pop3_alive(s);
+}
+
+/* The outcome of a command: its one reply, and what follows; or it waits. */
+static void
+pop3_answer(struct pop3 *s, enum verdict v)
+{
+	s->waiting = v == SAY_WAIT;
+	if (s->waiting)
+		return;
+	if (v != SAY_NOTHING)
+		pop3_say(s, v);
+	s->replies++;
+	assert(s->replies == s->commands);
+	if (v != SAY_OK || s->verb->feed == FEED_NONE ||
+	    (s->numbered && s->verb->feed != FEED_CONTENT))
+		return;
+	s->feed = s->verb->feed;
+	s->at = 0;
+	/* Without the memory it goes in small pieces, but it goes. */
+	(void)buf_size(&s->c.out, LARGE_BUF);
+}
+
+/* ---- answers of many lines ----------------------------------------------- */
+
+/*
+ * A message of 50 MB, or a list of 50,000, is never whole in memory.  While
+ * s->feed is set, each turn that finds room in c->out fills it, poll() tells
+ * when the client has made room again, and no other command is read, because
+ * its answer must come after this one:
+ *
+ *	file --read()--> piece --wire_put()--> c->out --net_settle()--> client
+ *	                 16 KiB                64 KiB
+ */
+
+/* RFC 2449 6, RFC 3206 6. */
+static const char *const capabilities[] = {
+	"TOP", "UIDL", "USER", "PIPELINING", "RESP-CODES", "AUTH-RESP-CODE",
+	"EXPIRE NEVER", ("IMPLEMENTATION mailserv-" VERSION),
+};
+
+/* The answer is whole: the next command may be read. */
+static void
+feed_end(struct pop3 *s)
+{
+	if (s->file >= 0)
+		close(s->file);
+	s->file = -1;
+	s->feed = FEED_NONE;
+}
+
+/* What is listed of message i, into text[LISTING_MAX]. */
+static const char *
+listing(const struct pop3 *s, size_t i, char *text)
+{
+	char uid[UID_MAX + 1];
+
+	if (s->verb->feed == FEED_CAPA)
+		return capabilities[i];
+	if (s->verb->feed == FEED_LIST)
+		snprintf(text, LISTING_MAX, "%zu %" PRIu64, i + 1,
+		    s->drop.v[i].octets);
+	else
+		snprintf(text, LISTING_MAX, "%zu %s", i + 1,
+		    maildrop_uid(s->drop.files.v[i] + FOLDER_LEN, uid));
+	return text;
+}
+
+/* One line more of a listing. */
+static void
+feed_line(struct pop3 *s)
+{
+	bool capa = s->feed == FEED_CAPA;
+	size_t n = capa ? NELEM(capabilities) : s->drop.files.n;
+	char text[LISTING_MAX];
+
+	while (!capa && s->at < n && s->drop.v[s->at].deleted)
+		s->at++;
+	put_line(s, s->at < n ? listing(s, s->at, text) : ".", s->verb->rfc);
+	if (s->at++ == n)
+		feed_end(s);
+}
+
+/* One piece more of a message.  If the disk fails here, the dot must never
+ * come: the client would keep a torn message and delete the whole one. */
+static void
+feed_content(struct pop3 *s)
+{
+	char piece[PIECE], out[2 * PIECE + WIRE_END];
+	size_t want = buf_room(&s->c.out) / 2 - WIRE_END;
+	ssize_t got = 0;
+
+	if (want > sizeof(piece))
+		want = sizeof(piece);
+	if ((off_t)want > s->unread)
+		want = (size_t)s->unread;
+	if (want > 0 && (got = read(s->file, piece, want)) <= 0) {
+		log_conn(&s->c, "message cut off: %s",
+		    got < 0 ? strerror(errno) : "the file has shrunk");
+		feed_end(s);
+		net_drop(&s->c);
+		return;
+	}
+	s->unread -= got;
+	char *to = wire_put(&s->wire, piece, (size_t)got, out);
+	bool last = s->unread == 0 || s->wire.full;
+
+	if (last)
+		to = wire_finish(&s->wire, to);
+	(void)buf_put(&s->c.out, out, (size_t)(to - out));
+	if (last)
+		feed_end(s);
+}
+
+/* As much as there is room for; the rest when the client has read on. */
+static void
+pop3_feed(struct pop3 *s)
+{
+	while (s->feed != FEED_NONE && buf_room(&s->c.out) >= FEED_ROOM) {
+		if (s->feed == FEED_CONTENT)
+			feed_content(s);
+		else
+			feed_line(s);
+	}
+}
+
+/* ---- commands: who is it? ------------------------------------------------ */
+
+/*
+ * PASS takes its time, and nobody else's:
+ *
+ *	turn 1       PASS comes: CHECKING, at the end of srv.pop3_checking
+ *	turn 1 + n   n others were before it: crypt(3), the only one this turn
+ *	             right: the snapshot, +OK
+ *	             wrong: nothing yet, so that guessing is slow
+ *	a second     after PASS: -ERR [AUTH]
+ */
+
+/* Equal, in a time that does not tell how much of it is. */
+static bool
+secret_equal(const char *given, const char *right)
+{
+	size_t len = strlen(given), other = strlen(right);
+	unsigned differ = len != other;
+
+	for (size_t i = 0; i < len; i++)
+		differ |= (unsigned)(given[i] ^ right[i < other ? i : other]);
+	return differ == 0;
+}
+
+/* Is it the password?  For a name that does not exist crypt(3) works as long,
+ * or the time would tell who has a mailbox.  Exercise: it still tells where
+ * the users' hashes are of another kind; mend that. */
+static bool
+secret_check(const struct user *user, const char *given)
+{
+	const char *right = user != NULL ? user->secret : "$6$mailserv$";
+	bool plain = user != NULL && user->plain;
+	const char *hash = plain ? given : crypt(given, right);
+
+	return hash != NULL && secret_equal(hash, right) && user != NULL;
+}
+
+/* Out of the list of those that wait for crypt(3), if it is there. */
+static void
+checking_remove(struct pop3 *s)
+{
+	struct pop3 **at = &srv.pop3_checking;
+
+	while (*at != NULL && *at != s)
+		at = &(*at)->next_checking;
+	if (*at != NULL)
+		*at = s->next_checking;
+	explicit_bzero(s->secret, sizeof(s->secret));
+}
+
+/* Compare, and forget what was given. */
+static void
+checking_decide(struct pop3 *s)
+{
+	s->login = secret_check(s->user, s->secret) ? LOGIN_RIGHT : LOGIN_WRONG;
+	checking_remove(s);
+}
+
+/* A password has come.  A plain one is compared at once; the others queue,
+ * because crypt(3) takes milliseconds in which nobody else is served. */
+static void
+checking_begin(struct pop3 *s)
+{
+	struct pop3 **at = &srv.pop3_checking;
+
+	s->named = false;
+	s->login = LOGIN_ASKED;
+	s->c.deadline = srv.now + SECOND; /* for "no", however soon we know */
+	snprintf(s->secret, sizeof(s->secret), "%s", s->arg);
+	if (s->user != NULL && s->user->plain) {
+		checking_decide(s);
+		return;
+	}
+	while (*at != NULL)
+		at = &(*at)->next_checking;
+	s->next_checking = NULL;
+	*at = s;
+}
+
+/* Has another session the lock?  It is this list; so a crash frees it. */
+static bool
+in_use(const struct user *user)
+{
+	for (const struct pop3 *s = srv.pop3_open; s != NULL; s = s->next_open)
+		if (s->state != POP3_BYE &&
+		    strcmp(s->user->name, user->name) == 0)
+			return true;
+	return false;
+}
+
+/* The right password: take lock and snapshot. */
+static enum verdict
+pop3_login(struct pop3 *s)
+{
+	assert(s->user != NULL); /* secret_check() never says yes to nobody */
+	bool taken = in_use(s->user);
+
+	if (!taken && maildrop_load(&s->drop, s->user->name)) {
+		pop3_enter(s, POP3_TRANSACTION);
+		s->next_open = srv.pop3_open;
+		srv.pop3_open = s;
+		log_conn(&s->c, "login user=%s messages=%zu", s->user->name,
+		    s->drop.left);
+		pop3_note(s, "%zu messages", s->drop.left);
+		return SAY_OK;
+	}
+	int why = errno;
+
+	maildrop_free(&s->drop);
+	pop3_enter(s, POP3_AUTHORIZATION);
+	if (taken)
+		return SAY_IN_USE;
+	pop3_note(s, "%s", strerror(why));
+	log_conn(&s->c, "maildrop user=%s: %s", s->user->name, s->note);
+	return why == EACCES || why == ENOTDIR ? SAY_BROKEN : SAY_DISK;
+}
+
+/* RFC 1939 7.  Never "no such user": that would tell who is one. */
+static enum verdict
+do_user(struct pop3 *s)
+{
+	s->user = user_find(s->conf, s->arg);
+	s->named = true;
+	pop3_note(s, "now PASS");
+	return SAY_OK;
+}
+
+/* RFC 1939 7.  Runs again until the answer is known, and, for a wrong one,
+ * until its second is over: that is dear only to who guesses. */
+static enum verdict
+do_pass(struct pop3 *s)
+{
+	if (s->state == POP3_AUTHORIZATION) {
+		if (!s->named)
+			return SAY_NO_NAME;
+		pop3_enter(s, POP3_CHECKING);
+		checking_begin(s);
+	}
+	if (s->login == LOGIN_RIGHT)
+		return pop3_login(s);
+	if (s->login == LOGIN_ASKED || srv.now < s->c.deadline)
+		return SAY_WAIT;
+	log_conn(&s->c, "login failed user=%s peer=%s",
+	    s->user != NULL ? s->user->name : "(unknown)", s->c.peer_text);
+	pop3_enter(s, ++s->failures < LOGIN_TRIES ? POP3_AUTHORIZATION :
+						    POP3_BYE);
+	return SAY_WRONG;
+}
+
+/* ---- commands: the maildrop ---------------------------------------------- */
+
+/* RFC 1939 5.  Marked messages are not counted. */
+static enum verdict
+do_stat(struct pop3 *s)
+{
+	if (!maildrop_count(&s->drop))
+		return SAY_WAIT;
+	pop3_note(s, "%zu %" PRIu64, s->drop.left, s->drop.octets);
+	return SAY_OK;
+}
+
+/* RFC 1939 5; and CAPA, of which all is in the verb's row. */
+static enum verdict
+do_noop(struct pop3 *s)
+{
+	pop3_note(s, "%s", s->verb->name);
+	return SAY_OK;
+}
+
+/* LIST and UIDL (RFC 1939 5 and 7): of one message here, of all of them later,
+ * in feed_line(). */
+static enum verdict
+do_list(struct pop3 *s)
+{
+	char text[LISTING_MAX];
+
+	if (s->verb->feed == FEED_LIST && !maildrop_count(&s->drop))
+		return SAY_WAIT;
+	if (s->numbered)
+		pop3_note(s, "%s", listing(s, s->number - 1, text));
+	else
+		pop3_note(s, "%zu messages", s->drop.left);
+	return SAY_OK;
+}
+
+/* RETR and TOP (RFC 1939 5 and 7).  Its octets are told only where that needs
+ * no counting.  Where the file cannot be opened nothing follows the -ERR. */
+static enum verdict
+do_retr(struct pop3 *s)
+{
+	uint64_t octets = s->drop.v[s->number - 1].octets;
+
+	s->file = maildrop_open(&s->drop, s->number - 1, &s->unread);
+	if (s->file < 0) {
+		pop3_note(s, "%s", strerror(errno));
+		return SAY_DISK;
+	}
+	pop3_note(s, "it follows");
+	s->wire = (struct wire){ .top = s->verb->args == TWO_NUMBERS,
+		.lines = s->lines };
+	s->retrieved += !s->wire.top;
+	if (octets != UNKNOWN && !s->wire.top)
+		pop3_note(s, "%" PRIu64 " octets", octets);
+	return SAY_OK;
+}
+
+/* RFC 1939 5: a mark, and nothing else, since the client may yet say RSET or
+ * be cut off. */
+static enum verdict
+do_dele(struct pop3 *s)
+{
+	maildrop_mark(&s->drop, &s->drop.v[s->number - 1], true);
+	pop3_note(s, "marked, until QUIT");
+	return SAY_OK;
+}
+
+/* RFC 1939 5. */
+static enum verdict
+do_rset(struct pop3 *s)
+{
+	for (size_t i = 0; i < s->drop.files.n; i++)
+		maildrop_mark(&s->drop, &s->drop.v[i], false);
+	pop3_note(s, "%zu messages", s->drop.left);
+	return SAY_OK;
+}
+
+/* Some of the marked messages go; true: all have.  Nothing is synced, because
+ * after a power cut they may come again: no mail is lost by that. */
+static bool
+remove_some(struct pop3 *s)
+{
+	char path[PATH_SIZE];
+
+	for (size_t work = 0; s->at < s->drop.files.n; s->at++) {
+		if (!s->drop.v[s->at].deleted)
+			continue;
+		if (work++ == REMOVE_SLICE)
+			return false;
+		maildrop_where(&s->drop, s->at, path);
+		if (unlink(path) == 0 || errno == ENOENT) {
+			s->removed++;
+			continue;
+		}
+		s->kept++;
+		pop3_note(s, "%s", strerror(errno));
+		log_conn(&s->c, "not removed: %s: %s", path, s->note);
+	}
+	return true;
+}
+
+/* RFC 1939 4 and 6.  Runs again until all that was marked is gone. */
+static enum verdict
+do_quit(struct pop3 *s)
+{
+	if (s->state == POP3_TRANSACTION) {
+		pop3_enter(s, POP3_UPDATE);
+		s->at = 0;
+	}
+	if (s->state == POP3_UPDATE) {
+		if (!remove_some(s))
+			return SAY_WAIT;
+		log_conn(&s->c, "logout user=%s retrieved=%zu removed=%zu "
+		    "left=%zu", s->user->name, s->retrieved, s->removed,
+		    s->drop.files.n - s->removed);
+	}
+	pop3_enter(s, POP3_BYE);
+	if (s->kept == 0)
+		pop3_note(s, "%s says goodbye", s->conf->hostname);
+	return s->kept > 0 ? SAY_KEPT : SAY_OK;
+}
+
+/* ---- commands: the dispatcher -------------------------------------------- */
+
+enum { OUT = IN(POP3_AUTHORIZATION), INSIDE = IN(POP3_TRANSACTION) };
+
+/* POP3 on one screen: who may speak, when, how, by which rule. */
+static const struct verb verbs[] = {
+	{ "USER", OUT, TEXT, do_user, FEED_NONE, "RFC 1939 7" },
+	{ "PASS", OUT, TEXT, do_pass, FEED_NONE, "RFC 1939 7" },
+	{ "STAT", INSIDE, NOTHING, do_stat, FEED_NONE, "RFC 1939 5" },
+	{ "LIST", INSIDE, MAYBE_NUMBER, do_list, FEED_LIST, "RFC 1939 5" },
+	{ "RETR", INSIDE, NUMBER, do_retr, FEED_CONTENT, "RFC 1939 5" },
+	{ "DELE", INSIDE, NUMBER, do_dele, FEED_NONE, "RFC 1939 5" },
+	{ "NOOP", INSIDE, NOTHING, do_noop, FEED_NONE, "RFC 1939 5" },
+	{ "RSET", INSIDE, NOTHING, do_rset, FEED_NONE, "RFC 1939 5" },
+	{ "QUIT", OUT | INSIDE, NOTHING, do_quit, FEED_NONE, "RFC 1939 6" },
+	{ "TOP", INSIDE, TWO_NUMBERS, do_retr, FEED_CONTENT, "RFC 1939 7" },
+	{ "UIDL", INSIDE, MAYBE_NUMBER, do_list, FEED_UIDL, "RFC 1939 7" },
+	{ "CAPA", OUT | INSIDE, NOTHING, do_noop, FEED_CAPA, "RFC 2449 5" },
+};
+
+/* What -ERR says that a verb wanted instead of what came. */
+static const char *const usage[] = {
+	[NOTHING] = "the verb alone",
+	[TEXT] = "one argument",
+	[NUMBER] = "the number of a message",
+	[MAYBE_NUMBER] = "the number of a message, or nothing",
+	[TWO_NUMBERS] = "the numbers of a message and of lines",
+};
+
+/* Find the row for a line's first word, or NULL. */
+static const struct verb *
+verb_find(const char *line, size_t len)
+{
+	for (size_t i = 0; i < NELEM(verbs); i++)
+		if (strlen(verbs[i].name) == len &&
+		    strncasecmp(line, verbs[i].name, len) == 0)
+			return &verbs[i];
+	return NULL;
+}
+
+/* One number, or two with one blank between them, and nothing else. */
+static bool
+parse_numbers(struct pop3 *s)
+{
+	const char *arg = s->arg;
+
+	if (!digits_parse(&arg, &s->number))
+		return false;
+	if (s->verb->args == TWO_NUMBERS &&
+	    (*arg++ != ' ' || !digits_parse(&arg, &s->lines)))
+		return false;
+	return *arg == '\0';
+}
+
+/* Take the argument as the verb's row says, so that no handler needs to look
+ * whether its message exists: SAY_OK, or what is wrong. */
+static enum verdict
+parse_arg(struct pop3 *s)
+{
+	enum args args = s->verb->args;
+	bool empty = s->arg[0] == '\0';
+
+	pop3_note(s, "%s", usage[args]);
+	s->numbered = args >= NUMBER && (args != MAYBE_NUMBER || !empty);
+	if (!s->numbered)
+		return empty == (args != TEXT) ? SAY_OK : SAY_USAGE;
+	if (!parse_numbers(s))
+		return SAY_USAGE;
+	pop3_note(s, "%zu", s->drop.files.n);
+	if (s->number < 1 || s->number > s->drop.files.n)
+		return SAY_NO_SUCH;
+	s->note[0] = '\0';
+	return s->drop.v[s->number - 1].deleted ? SAY_DELETED : SAY_OK;
+}
+
+/* The laboratory's fault, if one is to happen now: what to say instead.
+ * SAY_OK: none. */
+static enum verdict
+play_fault(struct pop3 *s, const char *verb)
+{
+	const struct fault *f = net_fault(s->conf, KIND_POP3, verb);
+
+	if (f == NULL)
+		return SAY_OK;
+	log_conn(&s->c, "fault at %s", verb);
+	if (f->action == FAULT_DROP)
+		net_drop(&s->c);
+	s->stalled = f->action == FAULT_STALL;
+	return f->action == FAULT_DROP || s->stalled ? SAY_NOTHING : SAY_FAULT;
+}
+
+/* What one whole line deserves to hear.  The trace shows no password: neither
+ * PASS's, nor what no verb of ours begins, for that may be AUTH or APOP. */
+static enum verdict
+pop3_obey(struct pop3 *s, const char *line)
+{
+	size_t len = strcspn(line, " ");
+
+	s->arg = line + len + (line[len] == ' ');
+	s->verb = verb_find(line, len);
+	if (s->verb == NULL) {
+		trace(&s->c, '<', "(not shown)", "RFC 1939 3");
+		return SAY_UNKNOWN;
+	}
+	trace(&s->c, '<', s->verb->run == do_pass ? "PASS ..." : line,
+	    s->verb->rfc);
+	enum verdict v = play_fault(s, s->verb->name);
+
+	if (v != SAY_OK)
+		return v;
+	if (!(s->verb->legal & IN(s->state))) {
+		pop3_note(s, "%s", state_name[s->state]);
+		return SAY_STATE;
+	}
+	v = parse_arg(s);
+	if (v != SAY_OK)
+		return v;
+	s->note[0] = '\0';
+	return s->verb->run(s);
+}
+
+/* Answer one line: exactly one reply, now or when it no longer waits. */
+static void
+pop3_line(struct pop3 *s, enum line got, const char *line, size_t len)
+{
+	struct buf *in = &s->c.in;
+	enum verdict v;
+
+	s->commands++;
+	s->verb = NULL;
+	s->note[0] = '\0';
+	if (got == LINE_TOO_LONG)
+		v = SAY_TOO_LONG;
+	else if (got == LINE_BARE_LF)
+		v = SAY_BARE_LF;
+	else
+		v = strlen(line) != len ? SAY_NUL : pop3_obey(s, line);
+	/* It may have been a password, and the buffer may have moved it. */
+	if (s->state != POP3_TRANSACTION) {
+		explicit_bzero(in->data, in->start);
+		explicit_bzero(in->data + in->end, in->cap - in->end);
+	}
+	pop3_answer(s, v);
+}
+
+/* ---- a session's turn ---------------------------------------------------- */
+
+/* May the next command be obeyed?  Not before the last one's answer is
+ * wholly in the buffer, and not without room for its own. */
+static bool
+pop3_ready(const struct pop3 *s)
+{
+	return (IN(s->state) & (OUT | INSIDE)) != 0 && !s->waiting &&
+	    !s->stalled && s->feed == FEED_NONE &&
+	    buf_room(&s->c.out) >= REPLY_ROOM;
+}
+
+/* Tell net.c what to wake us for.  The large buffer goes as soon as what it
+ * holds fits in a small one: 10,000 sessions must not keep 64 KiB each. */
+static void
+pop3_want(struct pop3 *s)
+{
+	struct conn *c = &s->c;
+	bool large = c->out.cap > SMALL_BUF;
+
+	if (large && s->feed == FEED_NONE)
+		large = !buf_size(&c->out, SMALL_BUF);
+	c->more = large || buf_room(&c->out) < REPLY_ROOM ||
+	    s->feed != FEED_NONE;
+	c->again = s->waiting && s->state != POP3_CHECKING;
+	c->deaf = s->ended || !pop3_ready(s);
+}
+
+/* Obey and answer as far as it goes without waiting for anybody. */
+static void
+pop3_run(struct pop3 *s)
+{
+	struct conn *c = &s->c;
+	enum line got;
+	char *line;
+	size_t len;
+
+	if (s->waiting)
+		pop3_answer(s, s->verb->run(s));
+	pop3_feed(s);
+	while (pop3_ready(s) && (got = buf_line(&c->in, POP3_LINE, &line,
+	    &len)) != LINE_NONE) {
+		pop3_line(s, got, line, len);
+		pop3_feed(s);
+	}
+	if (s->ended && pop3_ready(s)) { /* and all is answered */
+		pop3_enter(s, POP3_BYE);
+		c->doomed = true;
+		pop3_alive(s);
+	}
+	pop3_want(s);
+}
+
+/* End a session from our side: nothing is removed, but what QUIT has begun
+ * to.  No -ERR goes inside of an answer: there the line is only cut. */
+static void
+pop3_dismiss(struct pop3 *s, enum verdict v)
+{
+	while (s->state == POP3_UPDATE)
+		pop3_answer(s, do_quit(s));
+	if (s->state == POP3_BYE)
+		return;
+	if (s->stalled || s->feed != FEED_NONE) {
+		net_drop(&s->c);
+		return;
+	}
+	checking_remove(s);
+	s->waiting = false;
+	pop3_enter(s, POP3_BYE);
+	s->note[0] = '\0';
+	pop3_say(s, v);
+}
+
+/* Serve one session that is ready, late, or to be served again. */
+static void
+pop3_session(struct pop3 *s)
+{
+	struct conn *c = &s->c;
+	enum io got = IO_AGAIN;
+
+	if ((c->revents & POLLOUT) && s->state != POP3_CHECKING)
+		pop3_alive(s); /* the client has read something */
+	if ((c->revents & ~POLLOUT) && !c->deaf && !c->doomed)
+		got = net_read(c);
+	if (got == IO_ERROR) {
+		net_drop(c);
+		return;
+	}
+	s->ended |= got == IO_EOF;
+	pop3_run(s);
+	/* The autologout (RFC 1939 3), unless it is we who are slow. */
+	if (c->deadline <= srv.now && !s->waiting && s->state != POP3_BYE) {
+		log_conn(c, "autologout");
+		pop3_dismiss(s, SAY_LATE);
+	}
+}
+
+/* Greet.  No timestamp in angle brackets: that would offer APOP. */
+static void
+pop3_greet(struct pop3 *s)
+{
+	s->conf = srv.conf;
+	s->conf->refs++;
+	s->file = -1;
+	log_conn(&s->c, "connect peer=%s", s->c.peer_text);
+	enum verdict v = play_fault(s, "connect");
+
+	if (v == SAY_FAULT)
+		pop3_enter(s, POP3_BYE);
+	if (v == SAY_OK)
+		pop3_note(s, "%s POP3 is ready", s->conf->hostname);
+	if (v != SAY_NOTHING)
+		pop3_say(s, v);
+	pop3_alive(s);
+}
+
+/* The one crypt(3) of this turn, for who has waited longest. */
+static void
+check_one(void)
+{
+	struct pop3 *s = srv.pop3_checking;
+
+	if (s == NULL)
+		return;
+	checking_decide(s);
+	pop3_run(s);
+	net_touch(&s->c);
+	if (srv.pop3_checking != NULL) { /* whose turn is the next */
+		srv.pop3_checking->c.again = true;
+		net_touch(&srv.pop3_checking->c);
+	}
+}
+
+/* New sessions join the end of the list that is being walked: no harm, since
+ * they have been greeted and poll() has said nothing of them yet. */
+void
+pop3_serve(void)
+{
+	struct conn *client;
+
+	for (struct conn *c = net_next(KIND_POP3, NULL); c != NULL;
+	     c = net_next(KIND_POP3, c)) {
+		if (!c->listening)
+			pop3_session((struct pop3 *)c);
+		while (c->listening && (client = net_accept(c,
+		    sizeof(struct pop3), "-ERR [SYS/TEMP] ")) != NULL)
+			pop3_greet((struct pop3 *)client);
+	}
+	check_one();
+}
+
+/* The inverse of pop3_greet() and pop3_login().  Who has said QUIT has asked
+ * for the removal, even if the answer finds nobody (RFC 1939 6). */
+static void
+pop3_end(struct pop3 *s)
+{
+	struct pop3 **at = &srv.pop3_open;
+
+	while (s->state == POP3_UPDATE)
+		(void)do_quit(s);
+	if (s->state == POP3_TRANSACTION)
+		log_conn(&s->c, "lost user=%s: nothing is removed",
+		    s->user->name);
+	while (*at != NULL && *at != s)
+		at = &(*at)->next_open;
+	if (*at != NULL)
+		*at = s->next_open;
+	checking_remove(s);
+	maildrop_free(&s->drop);
+	feed_end(s);
+	explicit_bzero(s->c.in.data, s->c.in.cap);
+	s->conf->refs--;
+}
+
+void
+pop3_reap(void)
+{
+	struct conn *c;
+
+	while ((c = net_gone(KIND_POP3)) != NULL) {
+		if (!c->listening)
+			pop3_end((struct pop3 *)c);
+		net_free(c);
+		free(c);
+	}
+}
+
+/* Touched, because net_settle() looks at no others. */
+void
+pop3_stop(void)
+{
+	struct conn *c;
+
+	for (size_t at = 0; (c = net_walk(KIND_POP3, &at)) != NULL;) {
+		if (!c->listening)
+			pop3_dismiss((struct pop3 *)c, SAY_STOP);
+		net_touch(c);
+	}
+}
