@@ -1,0 +1,1200 @@
+/*
+ * smtp.c -- reception: the server's side of SMTP.
+ *
+ * What this is
+ *	The dialogue of RFC 5321 4 with whoever brings mail, from the greeting
+ *	to the 250 after the final dot; pipelined (RFC 2920 3.2) or not.
+ * Call it in this order
+ *	In every turn: smtp_serve(), queue_commit(), smtp_answer(),
+ *	net_settle(), smtp_reap().  At the end: smtp_stop().
+ * A typical sequence, with break smtp_enter in gdb
+ *	smtp_serve -> smtp_run -> smtp_line -> do_data -> smtp_enter ...
+ *	smtp_run -> content_end ... queue_commit ... smtp_answer
+ * Always true
+ *	One reply a command, in smtp_reply(); handlers only decide.
+ *	A 250 after the dot is said for a message on stable storage alone.
+ *	Nothing inside of content is ever taken for a command.
+ *	Memory grows with recipients, which are counted, and nothing else.
+ * What it does not do
+ *	AUTH (RFC 4954 4), STARTTLS (RFC 3207 4), SMTPUTF8 (RFC 6531 3),
+ *	CHUNKING (RFC 3030 2), DSN parameters (RFC 3461 4).  Exercise: take
+ *	NOTIFY= of RCPT; where must it go, so that a report can obey it?
+ */
+#include <arpa/inet.h>
+#include <assert.h>
+#include <ctype.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include "mailserv.h"
+
+enum {
+	REPLY_LINE = 511,  /* RFC 5321 4.5.3.1.5: 512 with CRLF; so, and NUL */
+	LAST_WORDS = 5,    /* seconds, for who does not read the last reply */
+	TRACE_LINE = 1280, /* Received:, with three names of any length */
+};
+
+#define LET_DIG "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+
+/* ---- addresses (RFC 5321 4.1.2, 4.1.3) ----------------------------------- */
+
+/* Each skip_X() is given where an X should begin, and returns where it ends,
+ * or NULL: there is none.  None of them runs past the end of the line, because
+ * the NUL there belongs to no X.  A domain's words have no hyphen at either
+ * end (RFC 5321 4.1.2), and the DNS has no room for long ones. */
+static const char *
+skip_domain(const char *at)
+{
+	for (;; at++) {
+		size_t len = strspn(at, LET_DIG "-");
+
+		if (len == 0 || len > LABEL_MAX || at[0] == '-' ||
+		    at[len - 1] == '-')
+			return NULL;
+		at += len;
+		if (*at != '.')
+			return at;
+	}
+}
+
+/* "[192.0.2.1]" or "[IPv6:2001:db8::1]".  No other tag is registered. */
+static const char *
+skip_literal(const char *at)
+{
+	char text[INET6_ADDRSTRLEN];
+	unsigned char address[16];
+	bool v6 = strncasecmp(at, "[IPv6:", 6) == 0;
+	const char *begin = at + (v6 ? 6 : 1);
+	size_t len = strcspn(begin, "]");
+
+	if (begin[len] == '\0' || len >= sizeof(text))
+		return NULL;
+	memcpy(text, begin, len);
+	text[len] = '\0';
+	bool good = inet_pton(v6 ? AF_INET6 : AF_INET, text, address) == 1;
+
+	return good ? begin + len + 1 : NULL;
+}
+
+static const char *
+skip_host(const char *at)
+{
+	return *at == '[' ? skip_literal(at) : skip_domain(at);
+}
+
+/* A backslash takes the next octet with it, but never past the end. */
+static const char *
+skip_quoted(const char *at)
+{
+	for (at++; *at != '"'; at++) {
+		if (*at == '\\')
+			at++;
+		if (*at == '\0')
+			return NULL;
+	}
+	return at + 1;
+}
+
+/* A Quoted-string, or a Dot-string of atoms. */
+static const char *
+skip_local(const char *at)
+{
+	if (*at == '"')
+		return skip_quoted(at);
+	for (;; at++) {
+		size_t len = strspn(at, LET_DIG "!#$%&'*+-/=?^_`{|}~");
+
+		if (len == 0)
+			return NULL;
+		at += len;
+		if (*at != '.')
+			return at;
+	}
+}
+
+/* "@one,@two:", which must be accepted, and is to be ignored (RFC 5321 C). */
+static const char *
+skip_route(const char *at)
+{
+	for (;; at++) {
+		at = *at == '@' ? skip_domain(at + 1) : NULL;
+		if (at == NULL)
+			return NULL;
+		if (*at == ':')
+			return at + 1;
+		if (*at != ',')
+			return NULL;
+	}
+}
+
+/* A path: its mailbox, or what is wrong with it. */
+struct path {
+	char mailbox[PATH_MAX_SMTP]; /* without <, > and a source route */
+	const char *fault;
+	const char *end; /* what follows it in the line; NULL: see fault */
+};
+
+/* Read a path from its '<' on.  Returns what follows its '>', or NULL. */
+static const char *
+skip_path(const char *begin, struct path *path)
+{
+	const char *local = begin + 1;
+
+	path->fault = "its source route is none (RFC 5321 C)";
+	if (*local == '@' && (local = skip_route(local)) == NULL)
+		return NULL;
+	path->fault = "its local part is none";
+	const char *at = skip_local(local);
+
+	if (at == NULL)
+		return NULL;
+	path->fault = "its local part has over 64 octets (RFC 5321 4.5.3.1.1)";
+	if (at - local > LOCAL_MAX)
+		return NULL;
+	path->fault = "no @ and domain after its local part";
+	if (*at != '@')
+		return NULL;
+	path->fault = "its domain or address literal is none (RFC 5321 4.1.3)";
+	const char *end = skip_host(at + 1);
+
+	if (end == NULL)
+		return NULL;
+	path->fault = "its domain has over 255 octets (RFC 5321 4.5.3.1.2)";
+	if (end - (at + 1) > DOMAIN_MAX)
+		return NULL;
+	path->fault = "no > after its domain";
+	if (*end != '>')
+		return NULL;
+	path->fault = "it has over 256 octets (RFC 5321 4.5.3.1.3)";
+	if (end + 1 - begin > PATH_MAX_SMTP)
+		return NULL;
+	snprintf(path->mailbox, sizeof(path->mailbox), "%.*s",
+	    (int)(end - local), local);
+	return end + 1;
+}
+
+/* ---- states, verdicts, verbs --------------------------------------------- */
+
+static const char *const state_name[] = {
+	[SMTP_NEW] = "NEW",
+	[SMTP_DENIED] = "DENIED",
+	[SMTP_READY] = "READY",
+	[SMTP_MAIL] = "MAIL",
+	[SMTP_RCPT] = "RCPT",
+	[SMTP_DATA] = "DATA",
+	[SMTP_COMMIT] = "COMMIT",
+	[SMTP_BYE] = "BYE",
+};
+_Static_assert(NELEM(state_name) == N_SMTP_STATES, "name every state");
+
+#define IN(state) (1u << (state))
+
+/* States in which a command may come, and in which there is a message. */
+enum {
+	TALK = IN(SMTP_NEW) | IN(SMTP_READY) | IN(SMTP_MAIL) | IN(SMTP_RCPT),
+	TRANSACTION = IN(SMTP_MAIL) | IN(SMTP_RCPT) | IN(SMTP_DATA) |
+	    IN(SMTP_COMMIT),
+};
+
+/* RFC 5321 4.1.4, executable: which state may follow which. */
+static const unsigned may_follow[] = {
+	[SMTP_NEW] = IN(SMTP_DENIED) | IN(SMTP_READY) | IN(SMTP_BYE),
+	[SMTP_DENIED] = IN(SMTP_BYE),
+	[SMTP_READY] = IN(SMTP_READY) | IN(SMTP_MAIL) | IN(SMTP_BYE),
+	[SMTP_MAIL] = IN(SMTP_READY) | IN(SMTP_RCPT) | IN(SMTP_BYE),
+	[SMTP_RCPT] = IN(SMTP_READY) | IN(SMTP_RCPT) | IN(SMTP_DATA) |
+	    IN(SMTP_BYE),
+	[SMTP_DATA] = IN(SMTP_READY) | IN(SMTP_COMMIT) | IN(SMTP_BYE),
+	[SMTP_COMMIT] = IN(SMTP_READY),
+	[SMTP_BYE] = 0,
+};
+_Static_assert(NELEM(may_follow) == N_SMTP_STATES, "give each its exits");
+
+/* What is to be said; the table reply[] has the words. */
+/* clang-format off */
+enum verdict {
+	SAY_NOTHING, /* not now, or never */
+	SAY_GREETING, SAY_HELLO, SAY_EHLO, SAY_OK, SAY_SENDER, SAY_RCPT,
+	SAY_DATA, SAY_ACCEPTED, SAY_PERHAPS, SAY_HELP, SAY_BYE, SAY_STARTED,
+	SAY_NO_MAIL, SAY_NOT_YOURS, SAY_UNKNOWN, SAY_TOO_LONG, SAY_BARE_LF,
+	SAY_OCTETS, SAY_SYNTAX, SAY_NOT_HERE, SAY_SEQUENCE, SAY_BAD_SENDER,
+	SAY_BAD_RCPT, SAY_PARAM, SAY_TOO_BIG, SAY_NOBODY, SAY_RELAYING,
+	SAY_TOO_MANY, SAY_MEMORY, SAY_BARE, SAY_LOOP, SAY_FULL, SAY_DISK,
+	SAY_FAULT, SAY_FOREIGN, SAY_LATE, SAY_STOP, N_VERDICTS
+};
+/* clang-format on */
+
+/* How a verb may be followed. */
+enum args { NO_ARG, ARG, MAYBE_ARG };
+
+/* A row of the table verbs[]. */
+struct smtp_verb {
+	const char *name;
+	unsigned legal; /* IN() bits of the states that accept it */
+	enum args args;
+	enum verdict (*run)(struct smtp *s, const char *arg);
+	enum verdict say; /* where there is nothing to run: always this */
+	const char *rfc;
+	const char *help; /* one line: how it is said */
+};
+
+/* The only place a state changes: break here to watch a dialogue move. */
+static void
+smtp_enter(struct smtp *s, enum smtp_state next)
+{
+	assert(may_follow[s->state] & IN(next));
+	if (log_level >= 1 && s->state != next)
+		log_conn(&s->c, "%s -> %s", state_name[s->state],
+		    state_name[next]);
+	s->state = next;
+}
+
+/* The words of the reply that the handler is about to ask for. */
+__attribute__((format(printf, 2, 3))) static void
+smtp_note(struct smtp *s, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(s->note, sizeof(s->note), fmt, ap);
+	va_end(ap);
+}
+
+/* End the transaction, if there is one.  What was committed stays. */
+static void
+smtp_forget(struct smtp *s)
+{
+	if (s->msg != NULL)
+		spool_drop(s->msg);
+	s->msg = NULL;
+	s->n_rcpts = 0;
+	if (IN(s->state) & TRANSACTION)
+		smtp_enter(s, SMTP_READY);
+}
+
+/* The laboratory's fault, if one is to happen now: what to say instead.
+ * SAY_OK: none. */
+static enum verdict
+play_fault(struct smtp *s, const char *verb)
+{
+	const struct fault *fault = net_fault(s->conf, KIND_SMTP, verb);
+
+	if (fault == NULL)
+		return SAY_OK;
+	log_conn(&s->c, "fault at %s", verb);
+	s->fault_code = fault->code;
+	bool code = fault->action == FAULT_CODE;
+
+	if (code && fault->code == 421) /* RFC 5321 3.8: it means goodbye */
+		smtp_enter(s, SMTP_BYE);
+	if (fault->action == FAULT_DROP)
+		net_drop(&s->c);
+	s->stalled = fault->action == FAULT_STALL;
+	return code ? SAY_FAULT : SAY_NOTHING;
+}
+
+/* ---- commands: the transaction ------------------------------------------- */
+
+/* RFC 5321 4.1.1.1: HELO and EHLO.  Words that follow an address literal are
+ * tolerated, as it advises.  They do not stand in HELO's syntax, but some
+ * clients have no name. */
+static enum verdict
+do_hello(struct smtp *s, const char *arg)
+{
+	const char *end = skip_host(arg);
+	bool words = arg[0] == '[' && end != NULL && *end == ' ';
+
+	smtp_note(s, "wanted: %s", s->verb->help);
+	if (end == NULL || (*end != '\0' && !words) || end - arg > DOMAIN_MAX)
+		return SAY_SYNTAX;
+	smtp_forget(s);
+	snprintf(s->helo, sizeof(s->helo), "%.*s", (int)(end - arg), arg);
+	s->esmtp = s->verb->name[0] == 'E';
+	smtp_enter(s, SMTP_READY);
+	smtp_note(s, "%s greets %s", s->conf->hostname, s->c.peer_text);
+	return s->esmtp ? SAY_EHLO : SAY_HELLO;
+}
+
+/* How the path of MAIL and that of RCPT differ. */
+static const struct path_kind {
+	const char *word;
+	const char *special; /* a path that has no domain */
+	enum verdict fault;
+} from_path = { "FROM:", "<>", SAY_BAD_SENDER },
+  to_path = { "TO:", "<postmaster>", SAY_BAD_RCPT };
+
+/*
+ * Take "FROM:<path>" or "TO:<path>": SAY_OK, or what is wrong.  A blank
+ * after the colon is common, and a fault all the same (RFC 5321 4.1.1.2),
+ * because a server that takes it teaches its clients to rely on that.
+ */
+static enum verdict
+take_path(struct smtp *s, const struct path_kind *kind, const char *arg,
+    struct path *path)
+{
+	size_t len = strlen(kind->word), special = strlen(kind->special);
+	const char *begin = arg + len;
+
+	smtp_note(s, "wanted: %s", s->verb->help);
+	if (strncasecmp(arg, kind->word, len) != 0 || *begin == '\0')
+		return SAY_SYNTAX;
+	smtp_note(s, "right after %s stands an address in < and >", kind->word);
+	if (*begin != '<')
+		return SAY_SYNTAX;
+	path->fault = "";
+	if (strncasecmp(begin, kind->special, special) == 0)
+		path->end = begin + special; /* path has its mailbox */
+	else
+		path->end = skip_path(begin, path);
+	smtp_note(s, "%s", path->fault);
+	return path->end != NULL ? SAY_OK : kind->fault;
+}
+
+/* RFC 1870 6.  A number that 64 bits have no room for is too large, too. */
+static enum verdict
+take_size(struct smtp *s, const char *value, size_t len)
+{
+	size_t digits = strspn(value, "0123456789");
+
+	smtp_note(s, "SIZE= needs 1 to 20 digits");
+	if (digits == 0 || digits > 20 || digits != len)
+		return SAY_SYNTAX;
+	smtp_note(s, "%zu", s->conf->max_message);
+	bool fits = strtoull(value, NULL, 10) <= s->conf->max_message;
+
+	return fits ? SAY_OK : SAY_TOO_BIG;
+}
+
+/* One parameter of MAIL; seen has a bit for each that came.  BODY= (RFC 6152
+ * 3) only promises: the spool looks itself for octets over 127, because
+ * clients lie. */
+static enum verdict
+take_param(struct smtp *s, const char *text, size_t len, unsigned *seen)
+{
+	enum { SIZE = 1, BODY = 2 };
+	bool size = strncasecmp(text, "SIZE=", 5) == 0;
+	unsigned which = size ? SIZE : BODY;
+
+	smtp_note(s, "%.*s", (int)len, text);
+	if (!size && strncasecmp(text, "BODY=", 5) != 0)
+		return SAY_PARAM;
+	smtp_note(s, "SIZE= or BODY= comes twice");
+	if (*seen & which)
+		return SAY_SYNTAX;
+	*seen |= which;
+	if (size)
+		return take_size(s, text + 5, len - 5);
+	smtp_note(s, "BODY= is 7BIT or 8BITMIME");
+	bool known = (len == 9 && strncasecmp(text + 5, "7BIT", 4) == 0) ||
+	    (len == 13 && strncasecmp(text + 5, "8BITMIME", 8) == 0);
+
+	return known ? SAY_OK : SAY_SYNTAX;
+}
+
+/* RFC 5321 4.1.1.2.  The null reverse-path is a report's (RFC 5321 4.5.5). */
+static enum verdict
+do_mail(struct smtp *s, const char *arg)
+{
+	struct path path = { .end = NULL };
+	enum verdict verdict = take_path(s, &from_path, arg, &path);
+	const char *at = path.end;
+	unsigned seen = 0;
+
+	while (verdict == SAY_OK && *at == ' ') {
+		size_t len = strcspn(at + 1, " ");
+
+		verdict = take_param(s, at + 1, len, &seen);
+		at += 1 + len;
+	}
+	if (verdict != SAY_OK)
+		return verdict;
+	smtp_note(s, "a blank parts the path from parameters");
+	if (*at != '\0')
+		return SAY_SYNTAX;
+	smtp_note(s, "<%s>", path.mailbox);
+	s->msg = spool_begin(path.mailbox);
+	if (s->msg == NULL)
+		return SAY_MEMORY;
+	smtp_enter(s, SMTP_MAIL);
+	return SAY_SENDER;
+}
+
+/* Is this mailbox one that the client may send to? */
+static enum verdict
+judge_rcpt(struct smtp *s, const char *mailbox)
+{
+	const struct conf *conf = s->conf;
+	enum place place = spool_place(conf, mailbox);
+
+	smtp_note(s, "<%s>", mailbox);
+	if (place == PLACE_NOBODY)
+		return SAY_NOBODY;
+	if (place == PLACE_REMOTE &&
+	    !cidr_match(conf->relay_from, conf->n_relay_from, &s->c.peer))
+		return SAY_RELAYING;
+	if (s->n_rcpts >= conf->max_recipients)
+		return SAY_TOO_MANY;
+	return spool_rcpt(conf, s->msg, mailbox) ? SAY_RCPT : SAY_MEMORY;
+}
+
+/* RFC 5321 4.1.1.3.  Only <postmaster> may come without a domain. */
+static enum verdict
+do_rcpt(struct smtp *s, const char *arg)
+{
+	struct path path = { .mailbox = "postmaster" };
+	enum verdict verdict = take_path(s, &to_path, arg, &path);
+
+	if (verdict != SAY_OK)
+		return verdict;
+	smtp_note(s, "%s", path.end); /* none of our extensions has one here */
+	if (*path.end != '\0')
+		return *path.end == ' ' ? SAY_PARAM : SAY_SYNTAX;
+	verdict = judge_rcpt(s, path.mailbox);
+	if (verdict != SAY_RCPT)
+		return verdict;
+	snprintf(s->rcpt, sizeof(s->rcpt), "%s", path.mailbox);
+	s->n_rcpts++;
+	smtp_enter(s, SMTP_RCPT);
+	return verdict;
+}
+
+/* Our own trace field (RFC 5321 4.4), above the content.  It names a
+ * recipient only where there is but one: the others must not see who else
+ * got a copy (RFC 5321 7.2).  It says UT, because the server's zone helps nobody. */
+static void
+write_received(struct smtp *s)
+{
+	const char *tag = s->c.peer.any.sa_family == AF_INET6 ? "IPv6:" : "";
+	char line[TRACE_LINE], peer[PEER_TEXT], date[40];
+	bool one = s->n_rcpts == 1 && strchr(s->rcpt, '@') != NULL;
+	time_t secs = (time_t)(srv.wall / 1000);
+	struct tm tm;
+
+	gmtime_r(&secs, &tm);
+	strftime(date, sizeof(date), "%a, %d %b %Y %H:%M:%S +0000", &tm);
+	address_format(&s->c.peer, false, peer);
+	int len = snprintf(line, sizeof(line),
+	    "Received: from %s ([%s%s)\n"
+	    "\tby %s with %s id %s%s%s%s; %s\n",
+	    s->helo, tag, peer + 1, s->conf->hostname,
+	    s->esmtp ? "ESMTP" : "SMTP", s->msg->id, one ? "\n\tfor <" : "",
+	    one ? s->rcpt : "", one ? ">" : "", date);
+
+	spool_write(s->msg, line, (size_t)len);
+}
+
+/* RFC 5321 4.1.1.4.  A disk that refuses is told of after the dot. */
+static enum verdict
+do_data(struct smtp *s, const char *arg)
+{
+	(void)arg;
+	spool_open(s->msg);
+	write_received(s);
+	s->content = (struct content){ .dot = DOT_START, .in_header = true };
+	smtp_enter(s, SMTP_DATA);
+	return SAY_DATA;
+}
+
+/* ---- commands: the rest -------------------------------------------------- */
+
+/* RFC 5321 4.1.1.5. */
+static enum verdict
+do_rset(struct smtp *s, const char *arg)
+{
+	(void)arg;
+	smtp_forget(s);
+	return SAY_OK;
+}
+
+/* RFC 5321 4.1.1.10. */
+static enum verdict
+do_quit(struct smtp *s, const char *arg)
+{
+	(void)arg;
+	smtp_note(s, "%s", s->conf->hostname);
+	smtp_enter(s, SMTP_BYE);
+	return SAY_BYE;
+}
+
+/* RFC 1985 5.  Anybody may ask, because the mail goes where the DNS says and
+ * to nobody else.  Left out: queues that have a name ("#name"). */
+static enum verdict
+do_etrn(struct smtp *s, const char *arg)
+{
+	const struct conf *conf = s->conf;
+	const char *domain = arg + (*arg == '@');
+	const char *end = skip_host(domain);
+	bool ours = false;
+
+	smtp_note(s, "wanted: %s", s->verb->help);
+	if (end == NULL || *end != '\0')
+		return SAY_SYNTAX;
+	for (size_t i = 0; i < conf->n_relay_domains; i++)
+		ours |= strcasecmp(conf->relay_domains[i].name, domain) == 0;
+	smtp_note(s, "%s", domain);
+	if (!ours)
+		return SAY_NOT_YOURS;
+	return queue_etrn(domain) ? SAY_STARTED : SAY_NO_MAIL;
+}
+
+/*
+ * SMTP on one screen: who may speak, when, how, by which rule.  VRFY tells
+ * nothing, for the harvesters of addresses (RFC 5321 7.3).  EXPN and TURN have
+ * rows, because a verb that is known but not done gets 502, not 500 (RFC 5321
+ * 4.2.4).
+ */
+static const struct smtp_verb verbs[] = {
+	{ "HELO", TALK, ARG, do_hello, SAY_OK, "RFC 5321 4.1.1.1",
+	    "HELO your.name, or HELO [192.0.2.1]" },
+	{ "EHLO", TALK, ARG, do_hello, SAY_OK, "RFC 5321 4.1.1.1",
+	    "EHLO your.name, or EHLO [192.0.2.1]" },
+	{ "MAIL", IN(SMTP_READY), ARG, do_mail, SAY_OK, "RFC 5321 4.1.1.2",
+	    "MAIL FROM:<address> [SIZE=octets] [BODY=8BITMIME]" },
+	{ "RCPT", IN(SMTP_MAIL) | IN(SMTP_RCPT), ARG, do_rcpt, SAY_OK,
+	    "RFC 5321 4.1.1.3", "RCPT TO:<address>" },
+	{ "DATA", IN(SMTP_RCPT), NO_ARG, do_data, SAY_OK, "RFC 5321 4.1.1.4",
+	    "DATA, then the message, then a dot alone on a line" },
+	{ "RSET", TALK, NO_ARG, do_rset, SAY_OK, "RFC 5321 4.1.1.5",
+	    "RSET forgets sender and recipients" },
+	{ "NOOP", TALK, MAYBE_ARG, NULL, SAY_OK, "RFC 5321 4.1.1.9",
+	    "NOOP does nothing" },
+	{ "QUIT", TALK | IN(SMTP_DENIED), NO_ARG, do_quit, SAY_OK,
+	    "RFC 5321 4.1.1.10", "QUIT" },
+	{ "VRFY", TALK, ARG, NULL, SAY_PERHAPS, "RFC 5321 4.1.1.6",
+	    "VRFY name tells nothing here" },
+	{ "EXPN", TALK, MAYBE_ARG, NULL, SAY_NOT_HERE, "RFC 5321 4.1.1.7",
+	    "EXPN is not done here" },
+	{ "HELP", TALK, MAYBE_ARG, NULL, SAY_HELP, "RFC 5321 4.1.1.8",
+	    "HELP lists this" },
+	{ "ETRN", IN(SMTP_READY), ARG, do_etrn, SAY_OK, "RFC 1985 5",
+	    "ETRN domain tries to send what waits for it" },
+	{ "TURN", TALK, MAYBE_ARG, NULL, SAY_NOT_HERE, "RFC 5321 F.1",
+	    "TURN is not done here" },
+};
+
+/* Find the row for a word of len octets, or NULL. */
+static const struct smtp_verb *
+verb_find(const char *word, size_t len)
+{
+	for (size_t i = 0; i < NELEM(verbs); i++)
+		if (strlen(verbs[i].name) == len &&
+		    strncasecmp(word, verbs[i].name, len) == 0)
+			return &verbs[i];
+	return NULL;
+}
+
+/* ---- replies ------------------------------------------------------------- */
+
+/*
+ * What is said: code (RFC 5321 4.2.3), enhanced code (RFC 3463 3) if it has
+ * one, words, behind which the note comes, and where a fault is explained, so
+ * that a reply teaches; NULL: where its verb is.
+ */
+static const struct reply {
+	unsigned code;
+	const char *status, *text, *rfc;
+} reply[] = {
+	[SAY_GREETING] = { 220, "", "", "RFC 5321 3.1" },
+	[SAY_HELLO] = { 250, "", "", NULL },
+	[SAY_EHLO] = { 250, "", "", NULL },
+	[SAY_OK] = { 250, "2.0.0 ", "OK", NULL },
+	[SAY_SENDER] = { 250, "2.1.0 ", "sender OK: ", NULL },
+	[SAY_RCPT] = { 250, "2.1.5 ", "recipient OK: ", NULL },
+	[SAY_DATA] = { 354, "", "go on; a dot alone on a line ends it", NULL },
+	[SAY_ACCEPTED] = { 250, "2.0.0 ", "", "RFC 5321 4.2.5" },
+	[SAY_PERHAPS] = { 252, "2.5.0 ", "RCPT it, and see", NULL },
+	[SAY_HELP] = { 214, "2.0.0 ", "this may be said:", NULL },
+	[SAY_BYE] = { 221, "2.0.0 ", "goodbye from ", NULL },
+	[SAY_STARTED] = { 250, "2.0.0 ", "trying to reach ", NULL },
+	[SAY_NO_MAIL] = { 251, "2.0.0 ", "no mail, or tried just now: ", NULL },
+	[SAY_NOT_YOURS] = { 459, "4.7.1 ", "no relay_domain here: ", NULL },
+	[SAY_UNKNOWN] = { 500, "5.5.2 ", "no such command", "RFC 5321 4.2.4" },
+	[SAY_TOO_LONG] = { 500, "5.5.2 ", "too long", "RFC 5321 4.5.3.1.4" },
+	[SAY_BARE_LF] = { 500, "5.5.2 ", "a line ends in CR LF, not LF (nc -C)",
+	    "RFC 5321 2.3.8" },
+	[SAY_OCTETS] = { 501, "5.5.2 ", "printable ASCII only, not octet ",
+	    "RFC 5321 4.1.2" },
+	[SAY_SYNTAX] = { 501, "5.5.4 ", "", NULL },
+	[SAY_NOT_HERE] = { 502, "5.5.1 ", "not done here", "RFC 5321 4.2.4" },
+	[SAY_SEQUENCE] = { 503, "5.5.1 ", "", "RFC 5321 4.1.4" },
+	[SAY_BAD_SENDER] = { 501, "5.1.7 ", "no address: ", "RFC 5321 4.1.2" },
+	[SAY_BAD_RCPT] = { 501, "5.1.3 ", "no address: ", "RFC 5321 4.1.2" },
+	[SAY_PARAM] = { 555, "5.5.4 ", "unknown: ", "RFC 5321 4.1.1.11" },
+	[SAY_TOO_BIG] = { 552, "5.3.4 ", "octets at most: ", "RFC 1870 6" },
+	[SAY_NOBODY] = { 550, "5.1.1 ", "no such user here: ", "RFC 5321 3.3" },
+	[SAY_RELAYING] = { 550, "5.7.1 ", "relaying denied: ", "RFC 5321 7.9" },
+	[SAY_TOO_MANY] = { 452, "4.5.3 ", "too many recipients, send again to ",
+	    "RFC 5321 4.5.3.1.10" },
+	[SAY_MEMORY] = { 452, "4.3.0 ", "out of memory, try later: ", NULL },
+	[SAY_BARE] = { 554, "5.6.0 ", "a bare CR or LF in it",
+	    "RFC 5321 2.3.8" },
+	[SAY_LOOP] = { 554, "5.4.6 ", "a loop: 100 Received:", "RFC 5321 6.3" },
+	[SAY_FULL] = { 452, "4.3.1 ", "try later: ", "RFC 5321 4.2.5" },
+	[SAY_DISK] = { 451, "4.3.0 ", "try later: ", "RFC 5321 4.2.5" },
+	[SAY_FAULT] = { 0, "", "a laboratory's fault", NULL },
+	[SAY_FOREIGN] = { 421, "4.7.0 ", "SMTP is not HTTP", "RFC 5321 7.8" },
+	[SAY_LATE] = { 421, "4.4.2 ", "silent too long", "RFC 5321 4.5.3.2.7" },
+	[SAY_STOP] = { 421, "4.3.2 ", "the server stops", "RFC 5321 3.8" },
+};
+_Static_assert(NELEM(reply) == N_VERDICTS, "words for every verdict");
+
+static const char *const extensions[] = { "PIPELINING", "8BITMIME",
+	"ENHANCEDSTATUSCODES", "HELP", "ETRN" };
+
+/* Line i of those that follow a reply's first one, perhaps made in
+ * text[REPLY_LINE]; NULL: there is none. */
+static const char *
+list_line(const struct smtp *s, enum verdict verdict, size_t i, char *text)
+{
+	if (verdict == SAY_HELP)
+		return i < NELEM(verbs) ? verbs[i].help : NULL;
+	if (verdict != SAY_EHLO || i > NELEM(extensions))
+		return NULL;
+	if (i > 0)
+		return extensions[i - 1];
+	snprintf(text, REPLY_LINE, "SIZE %zu", s->conf->max_message);
+	return text;
+}
+
+/* The enhanced code.  Neither the greeting nor any answer to HELO and EHLO has
+ * one, because the client cannot know yet that they come (RFC 2034 4). */
+static const char *
+reply_status(const struct smtp *s, enum verdict verdict)
+{
+	bool basic = s->verb == NULL ? s->replies == 1 :
+				       s->verb->run == do_hello;
+
+	if (basic)
+		return "";
+	if (verdict == SAY_FAULT)
+		return s->fault_code < 500 ? "4.3.0 " : "5.3.0 ";
+	return reply[verdict].status;
+}
+
+/* Append one line of a reply: CODE, mark, enhanced code, text. */
+static void
+put_line(struct smtp *s, enum verdict verdict, char mark, const char *text)
+{
+	const struct reply *row = &reply[verdict];
+	unsigned code = row->code != 0 ? row->code : s->fault_code;
+	const char *status = reply_status(s, verdict), *rfc = row->rfc;
+	char line[REPLY_LINE];
+
+	if (rfc == NULL)
+		rfc = s->verb != NULL ? s->verb->rfc : "RFC 5321 4.2";
+	bool why = code >= 400;
+
+	snprintf(line, sizeof(line), "%u%c%s%.400s%s%s%s", code, mark, status,
+	    text, why ? " (" : "", why ? rfc : "", why ? ")" : "");
+	trace(&s->c, '>', line, rfc);
+	if (why)
+		log_conn(&s->c, "refused id=%s peer=%s: %s",
+		    s->msg != NULL ? s->msg->id : "-", s->c.peer_text, line);
+	/* A last word may come while much waits: if it does not fit, it is
+	 * not heard. */
+	if (buf_put(&s->c.out, line, strlen(line)))
+		(void)buf_put(&s->c.out, "\r\n", 2);
+}
+
+/* Something has come that wants an answer: a command, but also the connection
+ * itself, the final dot, or a reason for 421. */
+static void
+smtp_asked(struct smtp *s)
+{
+	s->commands++;
+	s->verb = NULL;
+	s->note[0] = '\0';
+}
+
+/* And this is its one reply. */
+static void
+smtp_reply(struct smtp *s, enum verdict verdict)
+{
+	char text[REPLY_LINE], item[2][REPLY_LINE];
+
+	if (verdict == SAY_NOTHING)
+		return;
+	s->replies++;
+	assert(s->replies == s->commands);
+	snprintf(text, sizeof(text), "%.200s%s", reply[verdict].text, s->note);
+	const char *line = text, *next;
+
+	for (size_t i = 0; line != NULL; i++, line = next) {
+		next = list_line(s, verdict, i, item[i % 2]);
+		put_line(s, verdict, next != NULL ? '-' : ' ', line);
+	}
+	if (s->state != SMTP_BYE)
+		return;
+	s->c.doomed = true;
+	s->c.deadline = srv.now + LAST_WORDS * SECOND;
+	s->c.late = false; /* or net_settle() would not let it be sent */
+}
+
+/* ---- commands: the dispatcher -------------------------------------------- */
+
+/* Is this another protocol's first word?  A web page can make a browser send
+ * us commands of its choice, but not without these before them. */
+static bool
+is_foreign(const char *line, size_t len)
+{
+	static const char *const words[] = { "GET", "POST", "PUT", "HEAD",
+		"OPTIONS", "CONNECT", "Host:" };
+
+	for (size_t i = 0; i < NELEM(words); i++)
+		if (strlen(words[i]) == len &&
+		    strncasecmp(line, words[i], len) == 0)
+			return true;
+	return false;
+}
+
+/* A control character could forge lines in headers, envelopes and logs, and
+ * a NUL would hide the rest of its line from us.  The note says which. */
+static bool
+is_printable(struct smtp *s, const char *line, size_t len)
+{
+	size_t i = 0;
+
+	while (i < len && line[i] >= ' ' && line[i] < 127)
+		i++;
+	if (i < len)
+		smtp_note(s, "%zu, \\%03o; SMTPUTF8 is not offered", i + 1,
+		    (unsigned char)line[i]);
+	return i == len;
+}
+
+/* Why the verb may not come now, and what may. */
+static enum verdict
+out_of_sequence(struct smtp *s)
+{
+	const char *name = s->verb->name;
+
+	if (s->state == SMTP_DENIED)
+		smtp_note(s, "QUIT is all that may follow a refused greeting");
+	else if (s->state == SMTP_NEW)
+		smtp_note(s, "EHLO first: %s needs to know who you are", name);
+	else if (s->verb->legal & IN(SMTP_READY))
+		smtp_note(s, "RSET first: %s ends no transaction", name);
+	else if (s->state == SMTP_READY)
+		smtp_note(s, "MAIL first: %s needs a sender", name);
+	else
+		smtp_note(s, "RCPT first: %s needs a recipient", name);
+	return SAY_SEQUENCE;
+}
+
+/* What one whole line, NULs and all, deserves to hear. */
+static enum verdict
+smtp_obey(struct smtp *s, const char *line, size_t len)
+{
+	size_t word = strcspn(line, " ");
+
+	s->verb = verb_find(line, word);
+	/* What is no verb of ours may be AUTH, and tell a password. */
+	if (s->verb != NULL)
+		trace(&s->c, '<', line, s->verb->rfc);
+	else
+		trace(&s->c, '<', "(not shown)", "RFC 5321 4.1.1");
+	if (is_foreign(line, word)) {
+		smtp_enter(s, SMTP_BYE);
+		return SAY_FOREIGN;
+	}
+	if (!is_printable(s, line, len))
+		return SAY_OCTETS;
+	if (s->verb == NULL)
+		return SAY_UNKNOWN;
+	enum verdict verdict = play_fault(s, s->verb->name);
+
+	if (verdict != SAY_OK)
+		return verdict;
+	if (!(s->verb->legal & IN(s->state)))
+		return out_of_sequence(s);
+	const char *arg = line + word + (line[word] == ' ');
+	enum args wrong = *arg == '\0' ? ARG : NO_ARG;
+
+	if (s->verb->args == wrong) {
+		smtp_note(s, "wanted: %s", s->verb->help);
+		return SAY_SYNTAX;
+	}
+	return s->verb->run != NULL ? s->verb->run(s, arg) : s->verb->say;
+}
+
+/* Answer one line.  Blanks at its end are tolerated (RFC 5321 4.1.1). */
+static void
+smtp_line(struct smtp *s, enum line got, char *line, size_t len)
+{
+	enum verdict verdict;
+
+	smtp_asked(s);
+	while (len > 0 && (line[len - 1] == ' ' || line[len - 1] == '\t'))
+		line[--len] = '\0';
+	if (got == LINE_OK)
+		verdict = smtp_obey(s, line, len);
+	else
+		verdict = got == LINE_BARE_LF ? SAY_BARE_LF : SAY_TOO_LONG;
+	smtp_reply(s, verdict);
+}
+
+/* ---- content (RFC 5321 4.1.1.4, 4.5.2) ----------------------------------- */
+
+/* Count the Received: lines of the header, whichever way it is cut.  Their
+ * folded rest begins with a blank, so it cannot look like another one. */
+static void
+watch_header(struct content *content, const char *data, size_t len)
+{
+	static const char field[] = "received:";
+	const size_t whole = sizeof(field) - 1;
+	size_t *match = &content->match;
+
+	/* The line is like the field for as long as match keeps up. */
+	for (size_t i = 0; i < len && *match == content->column + i; i++) {
+		if (*match == whole ||
+		    tolower((unsigned char)data[i]) != field[*match])
+			break;
+		content->received += ++*match == whole;
+	}
+	content->column += len;
+}
+
+/* Octets of the message.  Once it is sure to be refused, its disk space is
+ * better spent on others. */
+static void
+content_put(struct smtp *s, const char *data, size_t len)
+{
+	if (!s->content.bare && s->content.size <= s->conf->max_message)
+		spool_write(s->msg, data, len);
+}
+
+/* A piece of a line, up to the next CR.  An LF in it stands alone.  Two
+ * memchr() over what is then used up: linear, whatever comes. */
+static size_t
+content_run(struct smtp *s, const char *data, size_t len)
+{
+	struct content *content = &s->content;
+	const char *cr = memchr(data, '\r', len);
+	size_t run = cr != NULL ? (size_t)(cr - data) : len;
+
+	if (memchr(data, '\n', run) != NULL)
+		content->bare = true;
+	content->size += run;
+	if (content->in_header)
+		watch_header(content, data, run);
+	content_put(s, data, run);
+	return run;
+}
+
+/* A line's end; LF is how the spool writes it. */
+static void
+content_newline(struct smtp *s)
+{
+	struct content *content = &s->content;
+
+	content->size += 2;
+	if (content->column == 0)
+		content->in_header = false;
+	content->column = content->match = 0;
+	content_put(s, "\n", 1);
+}
+
+/* Between runs every state waits for one octet, and goes on when it comes;
+ * otherwise the line is text, and that octet belongs to it.  A dot that the
+ * line began with is then dropped: the client has doubled it, or should have
+ * (RFC 5321 4.5.2). */
+static const struct {
+	char octet;
+	enum dot_state next;
+} await[] = {
+	[DOT_START] = { '.', DOT_DOT },
+	[DOT_TEXT] = { '\r', DOT_CR },
+	[DOT_CR] = { '\n', DOT_START },
+	[DOT_DOT] = { '\r', DOT_DOT_CR },
+	[DOT_DOT_CR] = { '\n', DOT_END },
+};
+
+/* Look at one octet; returns how many of it were used: 1 or 0. */
+static size_t
+content_step(struct smtp *s, char octet)
+{
+	struct content *content = &s->content;
+	bool came = octet == await[content->dot].octet;
+
+	if (content->dot == DOT_CR && came)
+		content_newline(s);
+	if ((content->dot == DOT_CR || content->dot == DOT_DOT_CR) && !came)
+		content->bare = true;
+	content->dot = came ? await[content->dot].next : DOT_TEXT;
+	return came;
+}
+
+/* Take in content, cut anywhere.  Returns how many octets belonged to it: the
+ * rest, once content->dot is DOT_END, are commands. */
+static size_t
+content_feed(struct smtp *s, const char *data, size_t len)
+{
+	struct content *content = &s->content;
+	size_t done = 0;
+
+	while (done < len && content->dot != DOT_END) {
+		if (content->dot == DOT_TEXT)
+			done += content_run(s, data + done, len - done);
+		if (done < len)
+			done += content_step(s, data[done]);
+	}
+	return done;
+}
+
+/* Hand a whole message over for the commit, or say why not. */
+static enum verdict
+content_verdict(struct smtp *s)
+{
+	const struct content *content = &s->content;
+	enum verdict verdict = play_fault(s, "dot");
+
+	if (verdict != SAY_OK)
+		return verdict;
+	if (content->bare)
+		return SAY_BARE;
+	if (content->received >= RECEIVED_MAX)
+		return SAY_LOOP;
+	smtp_note(s, "%zu", s->conf->max_message);
+	if (content->size > s->conf->max_message)
+		return SAY_TOO_BIG;
+	spool_submit(s->msg);
+	smtp_enter(s, SMTP_COMMIT);
+	s->next_waiting = srv.smtp_waiting;
+	srv.smtp_waiting = s;
+	return SAY_NOTHING;
+}
+
+/* The final dot has come.  A message that is refused is refused here, once,
+ * and what follows are commands again. */
+static void
+content_end(struct smtp *s)
+{
+	char line[48];
+
+	snprintf(line, sizeof(line), "(%zu octets)", s->content.size);
+	trace(&s->c, '<', line, "RFC 5321 4.1.1.4");
+	smtp_asked(s);
+	smtp_reply(s, content_verdict(s));
+	if (s->state != SMTP_COMMIT)
+		smtp_forget(s);
+}
+
+/* ---- a session's turn ---------------------------------------------------- */
+
+/* May the next command be obeyed, or content be taken?  Not while the last
+ * one waits, and not without room for the answer. */
+static bool
+smtp_ready(const struct smtp *s)
+{
+	return !s->stalled && !s->c.doomed && s->state != SMTP_COMMIT &&
+	    buf_room(&s->c.out) >= REPLY_ROOM;
+}
+
+/* Take one line or some content from what was read; false: no more. */
+static bool
+smtp_take(struct smtp *s)
+{
+	struct buf *in = &s->c.in;
+	char *line;
+	size_t len;
+
+	if (s->state != SMTP_DATA) {
+		enum line got = buf_line(in, SMTP_LINE, &line, &len);
+
+		if (got != LINE_NONE)
+			smtp_line(s, got, line, len);
+		return got != LINE_NONE;
+	}
+	if (buf_used(in) == 0)
+		return false;
+	in->start += content_feed(s, in->data + in->start, buf_used(in));
+	if (s->content.dot == DOT_END)
+		content_end(s);
+	return true;
+}
+
+/* Tell net.c what to wake us for.  Who does not read answers is not read. */
+static void
+smtp_ask(struct smtp *s)
+{
+	struct conn *conn = &s->c;
+
+	conn->more = !conn->doomed && buf_room(&conn->out) < REPLY_ROOM;
+	conn->deaf = s->ended || (!s->stalled && !smtp_ready(s));
+	if (s->state != SMTP_DATA && conn->in.cap > SMALL_BUF)
+		(void)buf_size(&conn->in, SMALL_BUF); /* or when it fits */
+}
+
+/* Obey and answer as far as it goes without waiting.  Groups of commands
+ * (RFC 2920 3.2) need nothing else: answers gather in the buffer. */
+static void
+smtp_run(struct smtp *s)
+{
+	struct conn *conn = &s->c;
+
+	while (smtp_ready(s) && smtp_take(s))
+		continue;
+	if (s->stalled)
+		conn->in.start = conn->in.end = 0; /* unheard */
+	if (s->ended && (smtp_ready(s) || s->stalled)) {
+		smtp_enter(s, SMTP_BYE); /* all that came is answered */
+		conn->doomed = true;
+	}
+	smtp_ask(s);
+}
+
+/* End a session from our side.  Not in the middle of a commit: its answer
+ * would be lost, and the message come twice. */
+static void
+smtp_dismiss(struct smtp *s, enum verdict verdict)
+{
+	if (s->stalled)
+		net_drop(&s->c);
+	if (s->state == SMTP_COMMIT || s->c.doomed)
+		return;
+	smtp_asked(s);
+	smtp_enter(s, SMTP_BYE);
+	smtp_reply(s, verdict);
+	smtp_ask(s);
+}
+
+/* Serve one session that is ready, late, or to be served again. */
+static void
+smtp_session(struct smtp *s)
+{
+	struct conn *conn = &s->c;
+	enum io got = IO_AGAIN;
+
+	if ((conn->revents & ~POLLOUT) && !conn->deaf && !conn->doomed)
+		got = net_read(conn);
+	if (got == IO_ERROR) {
+		net_drop(conn);
+		return;
+	}
+	if (got == IO_OK)
+		conn->deadline = srv.now + s->conf->timeout_smtp;
+	/* Content that fills the buffer streams: it gets a larger one, or, if
+	 * there is no memory, takes more turns. */
+	if (s->state == SMTP_DATA && buf_room(&conn->in) == 0)
+		(void)buf_size(&conn->in, LARGE_BUF);
+	s->ended |= got == IO_EOF;
+	smtp_run(s);
+	if (conn->deadline <= srv.now)
+		smtp_dismiss(s, SAY_LATE);
+}
+
+/* Greet.  A refusal closes nothing: the client says QUIT (RFC 5321 3.1). */
+static void
+smtp_greet(struct smtp *s)
+{
+	s->conf = srv.conf;
+	s->conf->refs++;
+	s->c.deadline = srv.now + s->conf->timeout_smtp;
+	log_conn(&s->c, "connect peer=%s", s->c.peer_text);
+	smtp_asked(s);
+	smtp_note(s, "%s ESMTP mailserv", s->conf->hostname);
+	enum verdict verdict = play_fault(s, "connect");
+
+	if (verdict == SAY_FAULT && s->state == SMTP_NEW)
+		smtp_enter(s, SMTP_DENIED);
+	smtp_reply(s, verdict == SAY_OK ? SAY_GREETING : verdict);
+}
+
+void
+smtp_serve(void)
+{
+	struct conn *client;
+
+	for (struct conn *conn = net_next(KIND_SMTP, NULL); conn != NULL;
+	     conn = net_next(KIND_SMTP, conn)) {
+		if (!conn->listening)
+			smtp_session((struct smtp *)conn);
+		while (conn->listening &&
+		    (client = net_accept(conn, sizeof(struct smtp),
+			 "421 4.3.2 ")) != NULL)
+			smtp_greet((struct smtp *)client);
+	}
+}
+
+/* What the commit made of a message. */
+static enum verdict
+commit_verdict(struct smtp *s)
+{
+	const struct msg *msg = s->msg;
+
+	bool full = msg->error == ENOSPC || msg->error == EDQUOT ||
+	    msg->error == EFBIG;
+
+	assert(msg->state == MSG_COMMITTED || msg->state == MSG_REFUSED);
+	smtp_note(s, "%s", strerror(msg->error));
+	if (msg->state == MSG_REFUSED)
+		return full ? SAY_FULL : SAY_DISK;
+	log_event(PART_SMTP, msg->id,
+	    "accepted conn=%lu peer=%s from=<%s> to=%zu size=%zu", s->c.id,
+	    s->c.peer_text, msg->sender, s->n_rcpts, msg->size);
+	smtp_note(s, "%s is on stable storage", msg->id);
+	return SAY_ACCEPTED;
+}
+
+void
+smtp_answer(void)
+{
+	struct smtp *s;
+
+	while ((s = srv.smtp_waiting) != NULL) {
+		srv.smtp_waiting = s->next_waiting;
+		smtp_reply(s, commit_verdict(s));
+		smtp_forget(s);
+		/* What came behind the dot waits already in the buffer. */
+		s->c.again = buf_used(&s->c.in) > 0 || s->ended;
+		smtp_ask(s);
+	}
+}
+
+void
+smtp_reap(void)
+{
+	struct conn *conn;
+
+	while ((conn = net_gone(KIND_SMTP)) != NULL) {
+		struct smtp *s = (struct smtp *)conn;
+
+		if (!conn->listening) {
+			log_conn(conn, "disconnect in %s",
+			    state_name[s->state]);
+			smtp_forget(s);
+			s->conf->refs--;
+		}
+		net_free(conn);
+		free(conn);
+	}
+}
+
+void
+smtp_stop(void)
+{
+	struct conn *conn;
+
+	for (size_t at = 0; (conn = net_walk(KIND_SMTP, &at)) != NULL;) {
+		if (!conn->listening)
+			smtp_dismiss((struct smtp *)conn, SAY_STOP);
+		net_touch(conn);
+	}
+}
+
+void
+smtp_check(void)
+{
+	struct conn *conn;
+
+	for (size_t at = 0; (conn = net_walk(KIND_SMTP, &at)) != NULL;) {
+		const struct smtp *s = (const struct smtp *)conn;
+
+		if (conn->listening || conn->doomed || s->stalled)
+			continue;
+		assert(s->commands == s->replies && s->state != SMTP_COMMIT);
+		assert((s->msg != NULL) == ((IN(s->state) & TRANSACTION) != 0));
+	}
+}
