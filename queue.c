@@ -1,0 +1,1160 @@
+/*
+ * queue.c -- the schedule: who is tried next, and what became of it.
+ *
+ * What this is
+ *	The messages that wait in queue/, by destination; the attempts that
+ *	are under way; reports of what failed for good.
+ * Call it in this order
+ *	queue_load(); then in every turn queue_serve() and queue_commit().
+ * A typical sequence, with break attempt_step in gdb
+ *	queue_serve -> attempt_start -> relay_open ... attempt_step ->
+ *	attempt_send ... attempt_step -> attempt_sent -> job_settle
+ * Always true
+ *	Time-outs and backoff belong to destinations, not to messages: a dead
+ *	host costs one attempt at a time, whatever waits for it.
+ *	A job is in one place: in its destination's lists, in an attempt, or
+ *	in a report that is being committed.
+ *	The next step of a message is committed before the last is removed.
+ * What it does not do
+ *	Ask the next host whether it took a message before the connection was
+ *	lost: it may come twice, never not at all (RFC 1047 2).  Exercise:
+ *	measure the window.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <unistd.h>
+#include "mailserv.h"
+
+enum {
+	MESSAGES = 16384, /* buckets: 100,000 messages make chains of six */
+	DESTS = 1024,     /* buckets: few, for all are walked when one is due */
+	ATTEMPTS_MAX = 1000, /* so that dead hosts do not delay live ones */
+	DEST_RELAYS = 4,   /* at once to one destination that takes mail */
+	JOBS_A_RELAY = 8,  /* waiting messages that deserve one more */
+	REPORTS_A_TURN = 50, /* of an impossible destination: others wait */
+	HEADER_MAX = 65536, /* of an original, in its report */
+};
+
+/* Where messages for one domain go: it, not they, is due, fails and waits. */
+struct dest {
+	char *domain;
+	struct job *first, *last; /* due when it is, by order of arrival */
+	struct job *delayed;      /* due on their own, earliest first */
+	size_t backlog;  /* jobs from first to last */
+	size_t holds;    /* reasons to keep it: reports being committed */
+	msec backoff;    /* not tried before; 0: at once */
+	msec etrn;       /* when ETRN last asked for it */
+	unsigned fails;  /* of the host, in a row */
+	time_t retry;    /* the end of backoff by the real clock, for -q */
+	size_t attempts; /* under way */
+	size_t useful;   /* attempts at once: 1 until one was greeted */
+	bool crowded;    /* it has refused one of several: no more, then */
+	char *reason;    /* the last failure, or NULL */
+	struct dest *next_hash;
+};
+
+/* One connection's worth of work for a destination. */
+struct attempt {
+	struct relay *relay;
+	struct dest *dest;
+	struct job *job; /* under way, or NULL */
+	int fd;          /* its content, or -1 */
+	bool over;       /* to be freed */
+	struct attempt *next;
+};
+
+/* ---- the schedule: destinations ---------------------------------- */
+
+/* FNV-1a over a name in lower case. */
+static uint32_t
+hash_name(const char *name)
+{
+	uint32_t hash = 2166136261u;
+
+	for (; *name != '\0'; name++)
+		hash = (hash ^ ((unsigned char)*name | 0x20u)) * 16777619u;
+	return hash;
+}
+
+/* Where a destination's, or a message's, chain begins. */
+static struct dest **
+dest_bucket(const char *domain)
+{
+	return &srv.queue.dests[hash_name(domain) % DESTS];
+}
+
+static struct queued **
+message_bucket(const char *id)
+{
+	return &srv.queue.messages[hash_name(id) % MESSAGES];
+}
+
+/* When should an attempt begin?  NEVER while one is under way that has not
+ * shown that the host is alive, or as many as are useful. */
+static msec
+dest_due(const struct dest *d)
+{
+	if (d->attempts > 0 && (d->attempts >= d->useful ||
+				   d->backlog <= d->attempts * JOBS_A_RELAY))
+		return NEVER;
+	if (d->first != NULL)
+		return d->backoff;
+	if (d->delayed == NULL)
+		return NEVER;
+	return d->delayed->due > d->backoff ? d->delayed->due : d->backoff;
+}
+
+/* Forget a destination for which nothing waits. */
+static void
+dest_free(struct dest *d)
+{
+	struct dest **at = dest_bucket(d->domain);
+
+	while (*at != d)
+		at = &(*at)->next_hash;
+	*at = d->next_hash;
+	srv.queue.n_dests--;
+	srv.queue.hosts_changed |= d->fails > 0;
+	free(d->domain);
+	free(d->reason);
+	free(d);
+}
+
+/* Something has changed: wake in time for it, or forget it. */
+static void
+dest_update(struct dest *d)
+{
+	msec due = dest_due(d);
+
+	if (due < srv.queue.wake)
+		srv.queue.wake = due;
+	if (d->first == NULL && d->delayed == NULL && d->attempts == 0 &&
+	    d->holds == 0)
+		dest_free(d);
+}
+
+static struct dest *
+dest_find(const char *domain)
+{
+	struct dest *d = *dest_bucket(domain);
+
+	while (d != NULL && strcasecmp(d->domain, domain) != 0)
+		d = d->next_hash;
+	return d;
+}
+
+/* The destination of a domain, made where there is none; NULL: no memory. */
+static struct dest *
+dest_get(const char *domain)
+{
+	struct dest *d = dest_find(domain);
+
+	if (d != NULL)
+		return d;
+	d = calloc(1, sizeof(*d));
+	if (d == NULL)
+		return NULL;
+	d->useful = 1;
+	d->domain = lower_copy(domain, strlen(domain));
+	if (d->domain == NULL) {
+		free(d);
+		return NULL;
+	}
+	struct dest **bucket = dest_bucket(domain);
+
+	d->next_hash = *bucket;
+	*bucket = d;
+	srv.queue.n_dests++;
+	return d;
+}
+
+/* Back to the front of the line, where it came from, or to its end. */
+static void
+job_enqueue(struct job *j, bool front)
+{
+	struct dest *d = j->dest;
+
+	j->due = 0;
+	j->next = front ? d->first : NULL;
+	if (d->first == NULL)
+		d->last = j;
+	if (front || d->first == NULL)
+		d->first = j;
+	else
+		d->last = d->last->next = j;
+	d->backlog++;
+}
+
+/* Into the list of those that wait for a time of their own.  Waits are equal
+ * for most, so the search is short from either end; it begins at the first. */
+static void
+job_delay(struct job *j, msec due)
+{
+	struct job **at = &j->dest->delayed;
+
+	j->due = due;
+	while (*at != NULL && (*at)->due <= due)
+		at = &(*at)->next;
+	j->next = *at;
+	*at = j;
+}
+
+/* The next job of a destination: one whose own wait is over, or the oldest. */
+static struct job *
+job_take(struct dest *d)
+{
+	struct job *j = d->delayed;
+
+	if (j != NULL && j->due <= srv.now) {
+		d->delayed = j->next;
+		for (size_t i = 0; i < j->n; i++)
+			if (j->rcpts[i].state == RCPT_DELAYED)
+				j->rcpts[i].state = RCPT_WAITING;
+		return j;
+	}
+	j = d->first;
+	if (j == NULL)
+		return NULL;
+	d->first = j->next;
+	d->backlog--;
+	return j;
+}
+
+/* A duration of the queue: in a laboratory a second counts as many. */
+static msec
+scaled(msec duration)
+{
+	return duration / srv.conf->time_scale;
+}
+
+/* How long to wait after this many failures in a row. */
+static msec
+retry_wait(unsigned fails)
+{
+	size_t step = fails > 0 ? fails - 1 : 0;
+
+	if (step >= srv.conf->n_retry)
+		step = srv.conf->n_retry - 1;
+	return scaled(srv.conf->retry[step]);
+}
+
+/* ---- messages in the queue -------------------------------------------------- */
+
+static void
+job_free(struct job *j)
+{
+	for (size_t i = 0; i < j->n; i++) {
+		free(j->rcpts[i].address);
+		free(j->rcpts[i].reply);
+	}
+	free(j->rcpts);
+	free(j->mta);
+	free(j);
+}
+
+/* The inverse of queued_new(): with the jobs that are still its own. */
+static void
+queued_free(struct queued *q)
+{
+	while (q->unscheduled != NULL) {
+		struct job *j = q->unscheduled;
+
+		q->unscheduled = j->next;
+		job_free(j);
+	}
+	free(q->sender);
+	free(q);
+}
+
+static struct queued *
+queued_new(const char *id, const char *sender)
+{
+	struct queued *q = calloc(1, sizeof(*q));
+
+	if (q == NULL)
+		return NULL;
+	snprintf(q->id, sizeof(q->id), "%s", id);
+	q->sender = strdup(sender);
+	if (q->sender != NULL)
+		return q;
+	free(q);
+	return NULL;
+}
+
+/* Give a message one more recipient, in the job of its destination. */
+static bool
+queued_add(struct queued *q, const struct rcpt *from)
+{
+	const char *at = strrchr(from->address, '@');
+	struct dest *d = dest_get(at != NULL ? at + 1 : "");
+	struct job *j = q->unscheduled;
+
+	while (j != NULL && j->dest != d)
+		j = j->next;
+	if (j == NULL) {
+		j = d != NULL ? calloc(1, sizeof(*j)) : NULL;
+		if (j == NULL)
+			return false;
+		*j = (struct job){ .q = q, .dest = d, .next = q->unscheduled };
+		q->unscheduled = j;
+	}
+	struct rcpt *rcpts = realloc(j->rcpts, (j->n + 1) * sizeof(*rcpts));
+
+	if (rcpts == NULL)
+		return false;
+	j->rcpts = rcpts;
+	rcpts[j->n] = *from;
+	rcpts[j->n].reply = NULL;
+	rcpts[j->n].address = strdup(from->address);
+	return rcpts[j->n++].address != NULL;
+}
+
+/* From now on it is tried.  Cannot fail: all memory has been taken. */
+static void
+schedule(struct queued *q)
+{
+	struct queued **bucket = message_bucket(q->id);
+
+	q->next_hash = *bucket;
+	*bucket = q;
+	srv.queue.n_messages++;
+	for (struct job *j; (j = q->unscheduled) != NULL;) {
+		q->unscheduled = j->next;
+		q->jobs++;
+		job_enqueue(j, false);
+		dest_update(j->dest);
+	}
+}
+
+/* M5: nothing is left to do. */
+static void
+queued_done(struct queued *q)
+{
+	struct queued **at = message_bucket(q->id);
+
+	spool_remove(q->id);
+	log_event(PART_QUEUE, q->id, "done");
+	while (*at != q)
+		at = &(*at)->next_hash;
+	*at = q->next_hash;
+	srv.queue.n_messages--;
+	queued_free(q);
+}
+
+/* The queue's own record of an envelope; NULL: no memory.  Recipients that
+ * are done are left out. */
+static struct queued *
+queued_from(const struct envelope *e)
+{
+	struct queued *q = queued_new(e->id, e->sender);
+	msec age = srv.wall - (msec)e->arrived * 1000;
+	bool ok = q != NULL;
+
+	for (size_t i = 0; i < e->n && ok; i++)
+		if (e->rcpts[i].state != RCPT_DONE)
+			ok = queued_add(q, &e->rcpts[i]);
+	if (!ok) {
+		if (q != NULL)
+			queued_free(q);
+		return NULL;
+	}
+	q->arrived = e->arrived;
+	q->born = srv.now - (age > 0 ? age : 0);
+	q->size = e->size;
+	q->head = e->head;
+	q->eightbit = e->eightbit;
+	return q;
+}
+
+/* The same for a message that is about to be committed: afterwards there is
+ * no place for "no memory". */
+static struct queued *
+queued_from_msg(const struct msg *m)
+{
+	struct envelope e = { .sender = m->sender, .arrived = m->arrived,
+		.size = m->size, .head = m->head, .eightbit = m->eightbit,
+		.n = m->remotes.n };
+
+	snprintf(e.id, sizeof(e.id), "%s", m->id);
+	e.rcpts = calloc(e.n, sizeof(*e.rcpts));
+	if (e.rcpts == NULL)
+		return NULL;
+	for (size_t i = 0; i < e.n; i++)
+		e.rcpts[i] = (struct rcpt){ .address = m->remotes.v[i],
+			.number = (unsigned)i + 1 };
+	struct queued *q = queued_from(&e);
+
+	free(e.rcpts);
+	return q;
+}
+
+static bool
+is_loaded(const char *id)
+{
+	const struct queued *q = *message_bucket(id);
+
+	while (q != NULL && strcmp(q->id, id) != 0)
+		q = q->next_hash;
+	return q != NULL;
+}
+
+/* Schedule one message that lies in queue/. */
+static bool
+load_one(const char *id)
+{
+	struct envelope e;
+
+	if (strtoull(id, NULL, 16) > srv.spool.last_id)
+		srv.spool.last_id = strtoull(id, NULL, 16);
+	if (is_loaded(id))
+		return true;
+	if (!spool_read(srv.spool.dir, id, &e)) {
+		log_event(PART_QUEUE, id, "left alone: no good envelope");
+		return true;
+	}
+	struct queued *q = queued_from(&e);
+
+	spool_forget(&e);
+	if (q == NULL)
+		return false;
+	if (q->unscheduled != NULL) {
+		schedule(q);
+		return true;
+	}
+	spool_remove(id); /* all were done: the crash came before M5 */
+	queued_free(q);
+	return true;
+}
+
+bool
+queue_load(bool first)
+{
+	struct queue *queue = &srv.queue;
+	struct names ids = { .exact = true };
+
+	if (first) {
+		queue->dests = calloc(DESTS, sizeof(struct dest *));
+		queue->messages = calloc(MESSAGES, sizeof(struct queued *));
+	}
+	bool ok = queue->dests != NULL && queue->messages != NULL &&
+	    spool_scan(srv.spool.dir, &ids, first);
+
+	for (size_t i = 0; i < ids.n && ok; i++)
+		ok = load_one(ids.v[i]);
+	names_free(&ids);
+	log_event(PART_QUEUE, "-", "loaded messages=%zu destinations=%zu",
+	    queue->n_messages, queue->n_dests);
+	return ok;
+}
+
+/* ---- reports: RFC 3464 2 ------------------------------------------------------- */
+
+/* Write formatted text into a report.  RFC 3464 2.1.1 wants 7-bit, and a
+ * reply from outside must not add lines of its own. */
+__attribute__((format(printf, 2, 3))) static void
+put(struct msg *m, const char *fmt, ...)
+{
+	char text[1024];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	for (char *at = text; *at != '\0'; at++)
+		if ((unsigned char)*at > 126 ||
+		    ((unsigned char)*at < ' ' && *at != '\n'))
+			*at = '?';
+	spool_write(m, text, strlen(text));
+}
+
+/* A date for a header (RFC 5322 3.3). */
+static void
+put_date(struct msg *m, const char *field, time_t when)
+{
+	char text[64];
+	struct tm tm;
+
+	gmtime_r(&when, &tm);
+	strftime(text, sizeof(text), "%a, %d %b %Y %H:%M:%S +0000", &tm);
+	put(m, "%s: %s\n", field, text);
+}
+
+/* What a person reads. */
+static void
+put_explanation(struct msg *m, const struct job *j)
+{
+	put(m, "--%s\nContent-Type: text/plain; charset=us-ascii\n\n", m->id);
+	put(m, "This is the mail server at %s.\n\n", srv.conf->hostname);
+	put(m, "Your message could not be delivered to:\n\n");
+	for (size_t i = 0; i < j->n; i++) {
+		const struct rcpt *r = &j->rcpts[i];
+
+		if (r->state == RCPT_FAILED)
+			put(m, "  <%s>\n    %s\n", r->address,
+			    r->reply != NULL ? r->reply : "unknown reason");
+	}
+	put(m, "\nIt will not be tried again.  A copy of its header is"
+	       " attached.\n\n");
+}
+
+/* The enhanced status code (RFC 3463 2) in a reply, or the one its first
+ * digit stands for. */
+static void
+status_of(const char *reply, char status[12])
+{
+	const char *code = reply;
+
+	if (strspn(reply, "0123456789") == 3)
+		code += 3 + strspn(reply + 3, " -");
+	bool enhanced = (*code == '4' || *code == '5') && code[1] == '.';
+	size_t len = enhanced ? strspn(code, "0123456789.") : 0;
+
+	if (len < 5 || len > 9) {
+		code = "5.0.0";
+		len = 5;
+	}
+	snprintf(status, 12, "%.*s", (int)len, code);
+}
+
+/* What a program reads (RFC 3464 2.3), for one recipient. */
+static void
+put_status(struct msg *m, const struct job *j, const struct rcpt *r)
+{
+	const char *reply = r->reply != NULL ? r->reply : "";
+	char status[12];
+
+	status_of(reply, status);
+	put(m, "Final-Recipient: rfc822; %s\nAction: failed\nStatus: %s\n",
+	    r->address, status);
+	if (j->mta != NULL)
+		put(m, "Remote-MTA: dns; %s\n", j->mta);
+	if (strspn(reply, "0123456789") == 3) /* a host said it, not we */
+		put(m, "Diagnostic-Code: smtp; %s\n", reply);
+	put(m, "\n");
+}
+
+/* The original's header, without our own Return-Path: line. */
+static void
+put_original(struct msg *m, const struct queued *q)
+{
+	static const char mark[] = "\n\n";
+	int fd = spool_content(q->id);
+	char *text = malloc(HEADER_MAX + 1);
+	ssize_t len = fd >= 0 && text != NULL ?
+	    pread(fd, text, HEADER_MAX, (off_t)q->head) :
+	    -1;
+
+	put(m, "--%s\nContent-Type: text/rfc822-headers\n\n", m->id);
+	if (len > 0) {
+		text[len] = '\0';
+		char *end = strstr(text, mark);
+
+		if (end != NULL)
+			*end = '\0';
+		for (char *line, *rest = text;
+		     (line = strsep(&rest, "\n")) != NULL;)
+			put(m, "%s\n", line);
+	}
+	put(m, "\n--%s--\n", m->id);
+	free(text);
+	if (fd >= 0)
+		close(fd);
+}
+
+/* The header and the parts of a report on the job's failed recipients. */
+static void
+put_report(struct msg *m, const struct job *j)
+{
+	const char *host = srv.conf->hostname;
+
+	put_date(m, "Date", m->arrived);
+	put(m, "From: Mail Delivery System <MAILER-DAEMON@%s>\nTo: <%s>\n",
+	    host, j->q->sender);
+	put(m, "Subject: Undelivered mail returned to sender\n"
+	       "Message-ID: <%s@%s>\nAuto-Submitted: auto-replied\n"
+	       "MIME-Version: 1.0\nContent-Type: multipart/report;"
+	       " report-type=delivery-status;\n\tboundary=\"%s\"\n\n",
+	    m->id, host, m->id);
+	put_explanation(m, j);
+	put(m, "--%s\nContent-Type: message/delivery-status\n\n"
+	       "Reporting-MTA: dns; %s\n", m->id, host);
+	put_date(m, "Arrival-Date", j->q->arrived);
+	put(m, "\n");
+	for (size_t i = 0; i < j->n; i++)
+		if (j->rcpts[i].state == RCPT_FAILED)
+			put_status(m, j, &j->rcpts[i]);
+	put_original(m, j->q);
+}
+
+static void job_settle(struct job *j);
+
+/* Neither delivered nor reported: the operator's (RFC 5321 6.1: no report of
+ * a report).  True when it lies in queue/failed. */
+static bool
+to_operator(struct job *j)
+{
+	struct envelope e = { .sender = j->q->sender, .arrived = j->q->arrived,
+		.size = j->q->size, .head = j->q->head,
+		.eightbit = j->q->eightbit };
+
+	snprintf(e.id, sizeof(e.id), "%s", j->q->id);
+	e.rcpts = calloc(j->n, sizeof(*e.rcpts));
+	if (e.rcpts == NULL)
+		return false;
+	for (size_t i = 0; i < j->n; i++)
+		if (j->rcpts[i].state == RCPT_FAILED)
+			e.rcpts[e.n++] = j->rcpts[i];
+	bool ok = spool_fail(&e);
+
+	log_event(PART_QUEUE, j->q->id, "%s queue/failed recipients=%zu",
+	    ok ? "moved to" : "could not be moved to", e.n);
+	free(e.rcpts);
+	return ok;
+}
+
+/* The failure has been told, or could not be: then it has not happened yet,
+ * and the recipients are tried again. */
+static void
+report_done(struct job *j, bool told)
+{
+	for (size_t i = 0; i < j->n; i++)
+		if (j->rcpts[i].state == RCPT_FAILED)
+			j->rcpts[i].state = told ? RCPT_DONE : RCPT_WAITING;
+	if (!told)
+		j->dest->backoff = srv.now + retry_wait(1);
+	job_settle(j);
+}
+
+/* Begin a report to the sender; queue_commit() will end it. */
+static void
+job_report(struct job *j)
+{
+	struct msg *m = j->q->sender[0] != '\0' ? spool_begin("") : NULL;
+
+	if (m != NULL && spool_rcpt(srv.conf, m, j->q->sender) &&
+	    m->locals.n + m->remotes.n > 0) {
+		spool_open(m);
+		put_report(m, j);
+		m->report_of = j;
+		j->dest->holds++;
+		log_event(PART_QUEUE, j->q->id, "report=%s to=<%s>", m->id,
+		    j->q->sender);
+		spool_submit(m);
+		return;
+	}
+	bool no_memory = (m == NULL && j->q->sender[0] != '\0') ||
+	    (m != NULL && m->error != 0);
+
+	if (m != NULL)
+		spool_drop(m);
+	report_done(j, !no_memory && to_operator(j));
+}
+
+/* ---- outcomes ------------------------------------------------------------------ */
+
+/* Nothing waits in this job any more. */
+static void
+job_over(struct job *j)
+{
+	struct queued *q = j->q;
+
+	q->jobs--;
+	for (size_t i = 0; i < j->n && q->jobs > 0; i++)
+		spool_append(q->id, "done %u", j->rcpts[i].number);
+	job_free(j);
+	if (q->jobs == 0)
+		queued_done(q);
+}
+
+/* Where does a job go that no attempt holds any more?  Failed recipients are
+ * reported first, together; then it waits, with its destination or, where
+ * the host delayed them one by one, for their own time. */
+static void
+job_settle(struct job *j)
+{
+	struct dest *d = j->dest;
+	unsigned tries = 0;
+	size_t in[RCPT_FAILED + 1] = { 0 };
+
+	for (size_t i = 0; i < j->n; i++) {
+		in[j->rcpts[i].state]++;
+		if (j->rcpts[i].tries > tries)
+			tries = j->rcpts[i].tries;
+	}
+	if (in[RCPT_FAILED] > 0) {
+		job_report(j);
+		return;
+	}
+	if (in[RCPT_WAITING] > 0)
+		job_enqueue(j, true);
+	else if (in[RCPT_DELAYED] > 0)
+		job_delay(j, srv.now + retry_wait(tries));
+	else
+		job_over(j);
+	dest_update(d);
+}
+
+static bool
+is_expired(const struct queued *q)
+{
+	return srv.now - q->born >= scaled(srv.conf->expire);
+}
+
+/* Replace what was last said of a recipient; without memory the old stays. */
+static void
+set_reply(struct rcpt *r, const char *reply)
+{
+	char *copy = strdup(reply);
+
+	if (copy == NULL)
+		return;
+	free(r->reply);
+	r->reply = copy;
+}
+
+/* Give up on all recipients of a job that are not done. */
+static void
+job_give_up(struct job *j, const char *reason)
+{
+	for (size_t i = 0; i < j->n; i++) {
+		struct rcpt *r = &j->rcpts[i];
+
+		if (r->state == RCPT_DONE)
+			continue;
+		r->state = RCPT_FAILED;
+		set_reply(r, reason);
+		log_event(PART_QUEUE, j->q->id, "failed to=<%s>: %s",
+		    r->address, reason);
+	}
+	job_settle(j);
+}
+
+/* The host said 4yz to these recipients: note it, and when they are next. */
+static void
+note_delays(struct job *j)
+{
+	bool expired = is_expired(j->q);
+
+	for (size_t i = 0; i < j->n; i++) {
+		struct rcpt *r = &j->rcpts[i];
+
+		if (r->state != RCPT_DELAYED)
+			continue;
+		r->tries++;
+		r->next = (time_t)((srv.wall + retry_wait(r->tries)) / 1000);
+		if (expired)
+			r->state = RCPT_FAILED;
+		else
+			spool_append(j->q->id, "try %u %u %lld %s", r->number,
+			    r->tries, (long long)r->next,
+			    r->reply != NULL ? r->reply : "");
+	}
+}
+
+/* The host, or the way to it, has failed: everything for it waits.  Messages
+ * that have waited too long are reported. */
+static void
+dest_failed(struct dest *d, const char *reason)
+{
+	char text[REASON_MAX + 64];
+	char *copy = strdup(reason);
+
+	d->fails++;
+	d->backoff = srv.now + retry_wait(d->fails);
+	d->retry = (time_t)((srv.wall + retry_wait(d->fails)) / 1000);
+	if (copy != NULL) {
+		free(d->reason);
+		d->reason = copy;
+	}
+	srv.queue.hosts_changed = true;
+	log_event(PART_QUEUE, "-", "deferred domain=%s tries=%u waiting=%zu"
+	    " next=%llds: %s", d->domain, d->fails, d->backlog,
+	    (long long)(retry_wait(d->fails) / SECOND), reason);
+	snprintf(text, sizeof(text), "4.4.7 expired; last: %s", reason);
+	d->holds++; /* keeps d while its last job may go */
+	while (d->first != NULL && is_expired(d->first->q)) {
+		struct job *j = d->first;
+
+		d->first = j->next;
+		d->backlog--;
+		job_give_up(j, text);
+	}
+	d->holds--;
+}
+
+/* The host takes mail: nothing for it needs to wait. */
+static void
+dest_worked(struct dest *d)
+{
+	if (d->fails == 0)
+		return;
+	log_event(PART_QUEUE, "-", "reached domain=%s after tries=%u waiting=%zu",
+	    d->domain, d->fails, d->backlog);
+	d->fails = 0;
+	d->backoff = 0;
+	free(d->reason);
+	d->reason = NULL;
+	srv.queue.hosts_changed = true;
+}
+
+/* ---- attempts --------------------------------------------------------------------- */
+
+/* Begin an attempt for the destination that is due first. */
+static void
+attempt_start(struct dest *d)
+{
+	struct attempt *a = calloc(1, sizeof(*a));
+	struct relay *relay = a != NULL ? relay_open(d->domain) : NULL;
+
+	if (relay == NULL) {
+		free(a);
+		dest_failed(d, "out of memory");
+		dest_update(d);
+		return;
+	}
+	*a = (struct attempt){ .relay = relay, .dest = d, .fd = -1,
+		.next = srv.queue.attempts };
+	srv.queue.attempts = a;
+	srv.queue.n_attempts++;
+	d->attempts++;
+	dest_update(d);
+}
+
+/* Take the job out of an attempt's hands. */
+static struct job *
+attempt_job(struct attempt *a)
+{
+	struct job *j = a->job;
+
+	a->job = NULL;
+	if (a->fd >= 0)
+		close(a->fd);
+	a->fd = -1;
+	return j;
+}
+
+/* The attempt is finished: it is freed at the end of queue_serve(). */
+static void
+attempt_end(struct attempt *a)
+{
+	relay_close(a->relay);
+	a->over = true;
+	a->dest->attempts--;
+	if (a->dest->attempts > 0)
+		return;
+	a->dest->useful = 1;
+	a->dest->crowded = false;
+}
+
+/* The operator has deleted this message (-d). */
+static void
+job_vanished(struct job *j)
+{
+	log_event(PART_QUEUE, j->q->id, "was deleted");
+	for (size_t i = 0; i < j->n; i++)
+		j->rcpts[i].state = RCPT_DONE;
+	job_settle(j);
+}
+
+/* The host waits: give it the next message, or let it go. */
+static void
+attempt_send(struct attempt *a)
+{
+	struct job *j = NULL;
+
+	if (!a->dest->crowded)
+		a->dest->useful = DEST_RELAYS;
+	while (!srv.queue.stopping && (j = job_take(a->dest)) != NULL) {
+		a->fd = spool_content(j->q->id);
+		if (a->fd >= 0 || errno != ENOENT)
+			break;
+		job_vanished(j);
+	}
+	if (j != NULL && a->fd < 0) {
+		dest_failed(a->dest, strerror(errno));
+		job_enqueue(j, true);
+		j = NULL;
+	}
+	a->job = j;
+	if (j != NULL)
+		relay_send(a->relay, j, a->fd);
+	else
+		relay_quit(a->relay);
+	dest_update(a->dest);
+}
+
+/* The host has said of every recipient what becomes of it. */
+static void
+attempt_sent(struct attempt *a)
+{
+	struct job *j = attempt_job(a);
+	const char *host = relay_news(a->relay)->host;
+
+	dest_worked(a->dest);
+	free(j->mta);
+	j->mta = strdup(host);
+	note_delays(j);
+	job_settle(j);
+}
+
+/* No host, or it was lost.  One that took messages before has only had
+ * enough of this connection; one of several tells how many are welcome. */
+static void
+attempt_lost(struct attempt *a)
+{
+	struct dest *d = a->dest;
+	struct job *j = attempt_job(a);
+	const struct relay_news *news = relay_news(a->relay);
+
+	for (size_t i = 0; j != NULL && i < j->n; i++)
+		if (j->rcpts[i].state != RCPT_DONE)
+			j->rcpts[i].state = RCPT_WAITING;
+	if (j != NULL)
+		job_enqueue(j, true);
+	if (d->attempts > 1) {
+		d->useful = d->attempts - 1;
+		d->crowded = true;
+	} else if (news->delivered == 0)
+		dest_failed(d, news->reason);
+	attempt_end(a);
+	dest_update(d);
+}
+
+/* No host ever will: every message for it fails, some in each turn. */
+static void
+attempt_impossible(struct attempt *a)
+{
+	struct dest *d = a->dest;
+	const struct relay_news *news = relay_news(a->relay);
+	char reason[REASON_MAX + 16];
+
+	snprintf(reason, sizeof(reason), "%s %s", news->status, news->reason);
+	for (int i = 0; i < REPORTS_A_TURN; i++) {
+		if (d->first == NULL && d->delayed != NULL)
+			d->delayed->due = 0;
+		struct job *j = job_take(d);
+
+		if (j == NULL) {
+			attempt_end(a);
+			dest_update(d);
+			return;
+		}
+		job_give_up(j, reason);
+	}
+}
+
+/* See how one attempt stands, and do what is next. */
+static void
+attempt_step(struct attempt *a)
+{
+	switch (relay_step(a->relay)) {
+	case RELAY_BUSY:
+		break;
+	case RELAY_READY:
+		attempt_send(a);
+		break;
+	case RELAY_SENT:
+		attempt_sent(a);
+		break;
+	case RELAY_LOST:
+		attempt_lost(a);
+		break;
+	case RELAY_IMPOSSIBLE:
+		attempt_impossible(a);
+		break;
+	case RELAY_OVER:
+		attempt_end(a);
+		dest_update(a->dest);
+		break;
+	}
+}
+
+/* Free the attempts that are over. */
+static void
+attempts_reap(void)
+{
+	for (struct attempt **at = &srv.queue.attempts; *at != NULL;) {
+		struct attempt *a = *at;
+
+		if (!a->over) {
+			at = &a->next;
+			continue;
+		}
+		*at = a->next;
+		srv.queue.n_attempts--;
+		free(a);
+	}
+}
+
+/* ---- the turn ------------------------------------------------------------------------ */
+
+msec
+queue_due(void)
+{
+	/* With no attempt to spare, the end of one is what wakes us. */
+	if (srv.queue.stopping || srv.queue.n_attempts >= ATTEMPTS_MAX)
+		return NEVER;
+	return srv.queue.wake;
+}
+
+/* Start an attempt for every destination that is due, and find the next due
+ * time.  A walk over all of them, but only when one is due: a heap would save
+ * it, and cost sixty lines.  It begins where the last one had to stop. */
+static void
+start_due(void)
+{
+	struct queue *queue = &srv.queue;
+	struct dest *next;
+
+	queue->wake = NEVER;
+	for (size_t i = 0; i < DESTS; i++) {
+		struct dest *d = queue->dests[(queue->first + i) % DESTS];
+
+		for (; d != NULL; d = next) {
+			next = d->next_hash;
+			if (dest_due(d) > srv.now)
+				dest_update(d);
+			else if (queue->n_attempts < ATTEMPTS_MAX)
+				attempt_start(d);
+			else
+				queue->wake = srv.now;
+		}
+		if (queue->n_attempts >= ATTEMPTS_MAX) {
+			queue->first = (queue->first + i) % DESTS;
+			queue->wake = srv.now;
+			return;
+		}
+	}
+}
+
+/* queue/.hosts, for -q: who fails, how often, until when and why.  Replaced by
+ * rename and not synced, for nothing is lost with it. */
+static void
+write_hosts(void)
+{
+	int fd = openat(srv.spool.dir, ".hosts.new",
+	    O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	FILE *f = fd >= 0 ? fdopen(fd, "w") : NULL;
+
+	srv.queue.hosts_changed = false;
+	if (f == NULL) {
+		if (fd >= 0)
+			close(fd);
+		return;
+	}
+	for (size_t i = 0; i < DESTS; i++)
+		for (const struct dest *d = srv.queue.dests[i]; d != NULL;
+		     d = d->next_hash)
+			if (d->fails > 0)
+				fprintf(f, "%s %u %lld %s\n", d->domain,
+				    d->fails, (long long)d->retry,
+				    d->reason != NULL ? d->reason : "");
+	bool ok = fflush(f) == 0;
+
+	if (fclose(f) == 0 && ok)
+		renameat(srv.spool.dir, ".hosts.new", srv.spool.dir, ".hosts");
+}
+
+void
+queue_serve(void)
+{
+	struct queue *queue = &srv.queue;
+
+	if (queue_due() <= srv.now)
+		start_due();
+	for (struct attempt *a = queue->attempts; a != NULL; a = a->next)
+		if (!a->over)
+			attempt_step(a);
+	attempts_reap();
+	if (queue->hosts_changed)
+		write_hosts();
+}
+
+/* What became of one message of the commit. */
+static void
+committed(struct msg *m)
+{
+	bool ok = m->state == MSG_COMMITTED;
+	struct job *j = m->report_of;
+
+	if (ok && m->queued != NULL)
+		schedule(m->queued);
+	else if (m->queued != NULL)
+		queued_free(m->queued);
+	m->queued = NULL;
+	if (j == NULL)
+		return; /* smtp_answer() tells the client, and drops it */
+	spool_drop(m);
+	j->dest->holds--;
+	report_done(j, ok);
+}
+
+void
+queue_commit(void)
+{
+	struct msg *list = srv.spool.commit, *next;
+
+	for (struct msg *m = list; m != NULL; m = m->next) {
+		if (m->error != 0 || m->remotes.n == 0)
+			continue;
+		m->queued = queued_from_msg(m);
+		if (m->queued == NULL)
+			m->error = ENOMEM;
+	}
+	if (list != NULL)
+		spool_commit();
+	for (struct msg *m = list; m != NULL; m = next) {
+		next = m->next;
+		committed(m);
+	}
+}
+
+void
+queue_stop(void)
+{
+	srv.queue.stopping = true;
+	for (struct attempt *a = srv.queue.attempts; a != NULL; a = a->next)
+		if (a->job == NULL && !a->over)
+			attempt_end(a);
+	attempts_reap();
+}
+
+/* Let a destination be tried now, whatever its backoff. */
+static void
+dest_hurry(struct dest *d)
+{
+	d->backoff = 0;
+	for (struct job *j = d->delayed; j != NULL; j = j->next)
+		j->due = 0;
+	dest_update(d);
+}
+
+void
+queue_flush(void)
+{
+	struct dest *next;
+
+	log_event(PART_QUEUE, "-", "trying everything now");
+	for (size_t i = 0; i < DESTS; i++)
+		for (struct dest *d = srv.queue.dests[i]; d != NULL; d = next) {
+			next = d->next_hash;
+			dest_hurry(d);
+		}
+}
+
+bool
+queue_etrn(const char *domain)
+{
+	struct dest *d = dest_find(domain);
+
+	if (d == NULL || (d->etrn != 0 && srv.now - d->etrn < MINUTE))
+		return false;
+	d->etrn = srv.now;
+	dest_hurry(d);
+	return true;
+}
