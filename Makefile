@@ -1,18 +1,100 @@
-# mailserv, being built: so far the parts are compiled, and nothing is linked.
+# mailserv
+#
+#	make             ./mailserv, for the debugger
+#	make fast        the same, optimized: for a server under load
+#	make demo        the story of MX 10 and MX 20, played on this machine
+#	make test        all tests (needs Check)
+#	make numbers     the figures of readability, and their limits
+#
+# Your CC, CPPFLAGS, CFLAGS, LDFLAGS and LDLIBS are added to ours.  BUILD is
+# the folder for objects: give another one for other flags.
 WARN := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wsign-conversion \
 	-Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wcast-align \
 	-Wwrite-strings -Wformat=2 -Wundef -Wvla -Wold-style-definition \
 	-Wredundant-decls -Wnull-dereference
-OURS := -std=c11 -D_GNU_SOURCE -Og -g3 -fno-omit-frame-pointer $(WARN)
-SRC := $(wildcard *.c)
+OPT := -Og
+OURS = -std=c11 -D_GNU_SOURCE $(OPT) -g3 -fno-omit-frame-pointer $(WARN)
+BUILD := build
+SERVER := mailserv
 
-objects: $(SRC:%.c=build/%.o)
+SRC := mailserv.c conf.c smtp.c queue.c spool.c route.c relay.c maildrop.c pop3.c \
+	dns.c zone.c net.c
+OBJ := $(SRC:%.c=$(BUILD)/%.o)
 
-build/%.o: %.c mailserv.h net.h
-	@mkdir -p build
+$(SERVER): $(OBJ)
+	$(CC) $(OURS) $(CFLAGS) $(LDFLAGS) -o $@ $(OBJ) -lcrypt $(LDLIBS)
+
+$(BUILD)/%.o: %.c mailserv.h net.h | $(BUILD)
 	$(CC) $(OURS) $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
 
-clean:
-	rm -rf build
+$(BUILD):
+	mkdir -p $@
 
-.PHONY: objects clean
+fast:
+	$(MAKE) OPT=-O2 BUILD=build-fast SERVER=build-fast/mailserv
+	cp build-fast/mailserv mailserv
+
+demo: $(SERVER) $(BUILD)/dialogue $(BUILD)/freeport
+	BUILD=$(BUILD) SERVER=$(SERVER) lab/story/demo
+
+# ---- tests ------------------------------------------------------------------
+#
+# A suite names the objects it is linked with in a comment, "Links with: ...";
+# without one it gets all of them.  check_story plays with the real binary.
+SUITES := $(patsubst tests/%.c,%,$(wildcard tests/check_*.c))
+TEST_SERVER := $(BUILD)/mailserv
+TEST_OBJ := $(OBJ:$(BUILD)/mailserv.o=$(BUILD)/mailserv_main.o)
+CHECK_LIBS = $(shell pkg-config --libs check)
+
+$(BUILD)/mailserv_main.o: mailserv.c mailserv.h net.h | $(BUILD)
+	$(CC) $(OURS) -Dmain=mailserv_main -Wno-missing-prototypes \
+	    $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
+
+$(BUILD)/dialogue $(BUILD)/freeport: $(BUILD)/%: tests/%.c | $(BUILD)
+	$(CC) $(OURS) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $<
+
+$(BUILD)/check_%: tests/check_%.c $(TEST_OBJ) $(wildcard tests/*.h) \
+    tests/dialogue.c
+	with=$$(sed -n 's/^ \* Links with:\(.*\)/\1/p' $<); \
+	if [ -n "$$with" ]; \
+	then set -- $$(printf ' $(BUILD)/%s.o' $$with); \
+	else set -- $(TEST_OBJ); fi; \
+	[ "$$with" != " none" ] || set --; \
+	$(CC) $(OURS) -I. $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $< "$$@" \
+	    -lcrypt $(CHECK_LIBS) $(LDLIBS)
+
+# Checks on: every invariant is looked at after every turn.
+$(TEST_SERVER): $(TEST_OBJ:$(BUILD)/mailserv_main.o=$(BUILD)/mailserv_checks.o)
+	$(CC) $(OURS) $(CFLAGS) $(LDFLAGS) -o $@ $^ -lcrypt $(LDLIBS)
+
+$(BUILD)/mailserv_checks.o: mailserv.c mailserv.h net.h | $(BUILD)
+	$(CC) $(OURS) -DCHECKS=1 $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
+
+test: $(SUITES:%=$(BUILD)/%) $(TEST_SERVER) $(BUILD)/dialogue
+	@status=0; for suite in $(SUITES); do \
+	    BUILD=$(BUILD) $(BUILD)/$$suite || status=1; \
+	done; exit $$status
+
+test-sanitized:
+	$(MAKE) BUILD=build-asan OPT=-O1 CFLAGS="-Wno-null-dereference \
+	    -fsanitize=address,undefined -fno-sanitize-recover=all" test
+
+test-stress:
+	$(MAKE) BUILD=build-stress CPPFLAGS=-DSTRESS=1 test
+
+# ---- other checks -----------------------------------------------------------
+
+numbers:
+	tests/numbers
+
+tidy:
+	clang-tidy --quiet $(SRC) -- -std=c11 -D_GNU_SOURCE
+
+cppcheck:
+	cppcheck --quiet --error-exitcode=1 --std=c11 -D_GNU_SOURCE \
+	    --enable=warning,portability,performance --inline-suppr $(SRC)
+
+clean:
+	rm -rf build build-* mailserv
+
+.PHONY: fast demo test test-sanitized test-stress numbers tidy cppcheck clean

@@ -1,0 +1,531 @@
+/*
+ * mailserv.c -- the program: options, configuration, signals, the turn.
+ *
+ * What this is
+ *	main(), and server_turn(), which is the server: read it first.
+ * Call it in this order
+ *	Nobody calls this file.  main() reads the configuration, opens the
+ *	spool and the ports, gives up its privileges, and turns.
+ * A typical sequence, with break server_turn in gdb
+ *	main -> conf_load -> spool_start -> open_ports -> become -> queue_load
+ *	-> server_turn, server_turn, server_turn ...
+ * Always true
+ *	A configuration never changes once it is read: SIGHUP reads a new one
+ *	and sessions keep the one that they began with.
+ *	Handlers of signals only set a flag.
+ * What it does not do
+ *	Turn itself into a daemon: run it under systemd or in a terminal.
+ */
+#include <crypt.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <pwd.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sysexits.h>
+#include <unistd.h>
+#include "mailserv.h"
+
+/* Tests and debug builds look at every invariant after every turn. */
+#ifndef CHECKS
+#define CHECKS 0
+#endif
+static const bool checks = CHECKS;
+
+enum {
+	SPARE_FILES = 256, /* descriptors for files, relays, look-ups */
+	LAST_WORDS = 5,    /* seconds, for clients who do not read their 421 */
+};
+
+struct server srv;
+int log_level;
+
+/* ---- start --------------------------------------------------------------------------------- */
+
+static const char *const kind_name[] = {
+	[KIND_SMTP] = "SMTP",
+	[KIND_POP3] = "POP3",
+	[KIND_DNS] = "DNS",
+};
+
+/* Open n addresses for one part of the server; false: said why. */
+static bool
+open_list(enum kind kind, const union address *list, size_t n)
+{
+	char text[PEER_TEXT];
+
+	for (size_t i = 0; i < n; i++) {
+		bool ok = kind == KIND_DNS ?
+		    dns_listen(&list[i]) :
+		    net_listen(kind, &list[i], SOCK_STREAM) != NULL;
+
+		address_format(&list[i], true, text);
+		if (!ok) {
+			log_event(PART_MAIN, "-", "cannot listen on %s: %s",
+			    text, strerror(errno));
+			return false;
+		}
+		log_event(PART_MAIN, "-", "%s on %s", kind_name[kind], text);
+	}
+	return true;
+}
+
+static int
+open_ports(void)
+{
+	const struct conf *conf = srv.conf;
+	bool ok =
+	    open_list(KIND_SMTP, conf->listen_smtp, conf->n_listen_smtp) &&
+	    open_list(KIND_POP3, conf->listen_pop3, conf->n_listen_pop3) &&
+	    open_list(KIND_DNS, conf->listen_dns, conf->n_listen_dns);
+
+	return ok ? 0 : EX_UNAVAILABLE;
+}
+
+/* A folder that is made here is given to the user whom we become. */
+static void
+give_folder(const char *path, const struct passwd *pw)
+{
+	if (mkdir(path, 0700) == 0 && chown(path, pw->pw_uid, pw->pw_gid) < 0)
+		log_event(PART_MAIN, "-", "%s: %s", path, strerror(errno));
+}
+
+/* For good: no way back, no groups, no new privileges by execve(). */
+static int
+become(const struct passwd *pw)
+{
+	if (setresuid(0, 0, 0) < 0 || setgroups(0, NULL) < 0 ||
+	    setresgid(pw->pw_gid, pw->pw_gid, pw->pw_gid) < 0 ||
+	    setresuid(pw->pw_uid, pw->pw_uid, pw->pw_uid) < 0 ||
+	    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
+	    prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0) {
+		log_event(PART_MAIN, "-", "run_as %s: %s", pw->pw_name,
+		    strerror(errno));
+		return EX_OSERR;
+	}
+	return 0;
+}
+
+/* Open the spool by the rights of the user whom we will become. */
+static int
+open_spool_as(const struct passwd *pw)
+{
+	give_folder(srv.conf->data_dir, pw);
+	if (setegid(pw->pw_gid) < 0 || seteuid(pw->pw_uid) < 0)
+		return EX_OSERR;
+	int status = spool_start(srv.conf);
+
+	return seteuid(0) < 0 ? EX_OSERR : status;
+}
+
+/* The spool is opened first: the lock tells that another server runs, before
+ * a port that is in use could. */
+static int
+open_everything(void)
+{
+	const struct passwd *pw = NULL;
+
+	if (geteuid() == 0 && srv.conf->run_as != NULL)
+		pw = getpwnam(srv.conf->run_as);
+	else if (geteuid() == 0)
+		log_event(PART_MAIN, "-", "warning: running as root: see"
+		    " run_as");
+	int status = pw != NULL ? open_spool_as(pw) : spool_start(srv.conf);
+
+	if (status == 0)
+		status = open_ports();
+	if (status == 0 && pw != NULL)
+		status = become(pw);
+	return status;
+}
+
+/* As many descriptors as we may have; fewer clients where they are few. */
+static void
+raise_limit(void)
+{
+	struct rlimit limit;
+	struct conf *conf = srv.conf;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+		return;
+	limit.rlim_cur = limit.rlim_max;
+	if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
+		log_event(PART_MAIN, "-", "RLIMIT_NOFILE: %s", strerror(errno));
+	if (conf->max_clients + SPARE_FILES <= limit.rlim_cur)
+		return;
+	conf->max_clients = limit.rlim_cur > 2 * SPARE_FILES ?
+	    (size_t)limit.rlim_cur - SPARE_FILES :
+	    SPARE_FILES;
+	log_event(PART_MAIN, "-", "warning: max_clients is %zu, for there are"
+	    " no more descriptors", conf->max_clients);
+}
+
+static void
+on_signal(int number)
+{
+	if (number == SIGHUP)
+		srv.reload = 1;
+	else if (number == SIGUSR1)
+		srv.flush = 1;
+	else
+		srv.stop = 1;
+}
+
+/* Signals are blocked except while net_wait() sleeps. */
+static void
+catch_signals(void)
+{
+	static const int caught[] = { SIGTERM, SIGINT, SIGHUP, SIGUSR1 };
+	struct sigaction action = { .sa_handler = on_signal };
+	sigset_t mask;
+
+	sigemptyset(&mask);
+	for (size_t i = 0; i < NELEM(caught); i++) {
+		sigaddset(&mask, caught[i]);
+		sigaction(caught[i], &action, NULL);
+	}
+	sigprocmask(SIG_BLOCK, &mask, NULL);
+	signal(SIGPIPE, SIG_IGN); /* a lost log must not end the server, */
+	signal(SIGXFSZ, SIG_IGN); /* nor a limit on files: EFBIG tells */
+}
+
+/* Free the configurations that SIGHUP replaced and no session uses now. */
+static void
+conf_sweep(void)
+{
+	for (struct conf **at = &srv.conf->older; *at != NULL;) {
+		struct conf *old = *at;
+
+		if (old->refs > 0) {
+			at = &old->older;
+			continue;
+		}
+		*at = old->older;
+		conf_free(old);
+	}
+}
+
+/* ---- the turn --------------------------------------------------------------------------------- */
+
+/* A turn's end: replies leave, and who is finished is closed and forgotten. */
+static void
+end_turn(void)
+{
+	net_settle();
+	dns_reap();
+	smtp_reap();
+	pop3_reap();
+	relay_reap();
+	conf_sweep();
+	if (checks)
+		net_check();
+}
+
+/* One turn of the server's life, which begins at `until` at the latest.  Read
+ * this first. */
+static void
+server_turn(msec until)
+{
+	net_wait(until); /* the only call that waits for a peer */
+
+	dns_serve();
+	smtp_serve();
+	pop3_serve();
+	queue_serve();
+
+	queue_commit(); /* everything of this turn is made durable at once */
+	smtp_answer();  /* the 250s that waited for it */
+
+	end_turn();
+}
+
+/* SIGHUP: take a new configuration, if all of it is right. */
+static void
+conf_reload(void)
+{
+	struct diag diag = { 0, 0 };
+	struct conf *now = srv.conf;
+	struct conf *new = conf_load(now->file, &diag);
+
+	if (diag.errors > 0) {
+		log_event(PART_MAIN, "-", "configuration kept: errors=%u in the"
+		    " new one", diag.errors);
+		conf_free(new);
+		return;
+	}
+	if (!conf_same_outside(now, new))
+		log_event(PART_MAIN, "-", "listeners, data_dir and run_as do"
+		    " not change before the next start");
+	char *data_dir = new->data_dir;
+
+	new->data_dir = now->data_dir; /* the folders are open: they stay */
+	now->data_dir = data_dir;
+	new->older = now;
+	srv.conf = new;
+	log_event(PART_MAIN, "-", "configuration read again");
+	if (!queue_load(false))
+		log_event(PART_MAIN, "-", "the queue could not be read: %s",
+		    strerror(errno));
+}
+
+/* SIGHUP and SIGUSR1, between two turns. */
+static void
+obey_signals(void)
+{
+	if (srv.reload) {
+		srv.reload = 0;
+		conf_reload();
+	}
+	if (srv.flush) {
+		srv.flush = 0;
+		queue_flush();
+	}
+}
+
+/* Nobody new comes in; everybody hears 421 or -ERR; a message that is on its
+ * way to a host may arrive; then, or in five seconds, the end. */
+static void
+server_stop(void)
+{
+	log_event(PART_MAIN, "-", "stopping");
+	for (int kind = 0; kind < N_KINDS; kind++) {
+		struct conn *c;
+
+		for (size_t at = 0; (c = net_walk((enum kind)kind, &at));)
+			if (c->listening)
+				net_drop(c);
+	}
+	smtp_stop();
+	pop3_stop();
+	queue_stop();
+	end_turn();
+	msec end = srv.now + LAST_WORDS * SECOND;
+
+	while ((srv.net.n_clients > 0 || srv.queue.n_attempts > 0) &&
+	    srv.now < end)
+		server_turn(end);
+	log_event(PART_MAIN, "-", "stopped");
+	fflush(stderr);
+}
+
+/* On a terminal, without a configuration: what a newcomer may type. */
+static void
+hint(void)
+{
+	if (srv.conf->file != NULL || !isatty(STDERR_FILENO))
+		return;
+	fprintf(stderr, "\nTry, in another terminal (or by hand: nc -C"
+	    " 127.0.0.1 2525):\n"
+	    "  echo 'Subject: hello' | curl --crlf smtp://127.0.0.1:2525"
+	    " --mail-from bob@localhost --mail-rcpt alice@localhost -T -\n"
+	    "  curl pop3://alice:alice@127.0.0.1:1110/1\n\n");
+}
+
+static int
+run_server(void)
+{
+	umask(077);
+	raise_limit();
+	catch_signals();
+	int status = open_everything();
+
+	if (status != 0)
+		return status;
+	if (!queue_load(true)) {
+		log_event(PART_MAIN, "-", "the queue: %s", strerror(errno));
+		return EX_OSERR;
+	}
+	if (srv.conf->time_scale != 1 || srv.conf->n_faults > 0)
+		log_event(PART_MAIN, "-", "laboratory: time_scale=%u faults=%zu",
+		    srv.conf->time_scale, srv.conf->n_faults);
+	log_event(PART_MAIN, "-", "ready as %s", srv.conf->hostname);
+	hint();
+	while (!srv.stop) {
+		server_turn(queue_due());
+		obey_signals();
+	}
+	server_stop();
+	return 0;
+}
+
+/* ---- the other things that mailserv does --------------------------------------------------------- */
+
+/* -H: a password from standard input, as crypt(3) keeps it. */
+static int
+hash_password(void)
+{
+	char *line = NULL, *salt, *hash;
+	size_t cap = 0;
+	struct crypt_data data = { .initialized = 0 };
+
+	if (getline(&line, &cap, stdin) < 0 || line[0] == '\n') {
+		fprintf(stderr, "mailserv: no password\n");
+		free(line);
+		return EX_USAGE;
+	}
+	line[strcspn(line, "\r\n")] = '\0';
+	salt = crypt_gensalt("$6$", 0, NULL, 0);
+	hash = salt != NULL ? crypt_r(line, salt, &data) : NULL;
+	if (hash != NULL)
+		printf("{CRYPT}%s\n", hash);
+	explicit_bzero(line, cap);
+	free(line);
+	return hash != NULL && hash[0] == '$' ? 0 : EX_OSERR;
+}
+
+/* The route to one domain, waited for in turns of its own. */
+static int
+explain_domain(const char *domain)
+{
+	struct route *route = route_begin(domain);
+	int status = 0;
+
+	if (route == NULL)
+		return EX_OSERR;
+	while (route_step(route) == ROUTE_ASKING) {
+		net_wait(NEVER);
+		dns_serve();
+		net_settle();
+		dns_reap();
+	}
+	route_print(route);
+	if (route->state == ROUTE_IMPOSSIBLE)
+		status = EX_NOHOST;
+	else if (route->state == ROUTE_UNKNOWN)
+		status = EX_TEMPFAIL;
+	route_free(route);
+	return status;
+}
+
+/* -r ADDRESS */
+static int
+explain(const char *address)
+{
+	struct msg *m = spool_begin("");
+	int status = 0;
+
+	if (m == NULL || !spool_rcpt(srv.conf, m, address))
+		return EX_OSERR;
+	for (size_t i = 0; i < m->locals.n; i++)
+		printf("%s: mailbox of %s, here\n", address, m->locals.v[i]);
+	for (size_t i = 0; i < m->remotes.n; i++) {
+		const char *at = strrchr(m->remotes.v[i], '@');
+		int one = explain_domain(at != NULL ? at + 1 : "");
+
+		status = one != 0 ? one : status;
+	}
+	if (m->locals.n + m->remotes.n == 0) {
+		printf("%s: no such user here\n", address);
+		status = EX_NOUSER;
+	}
+	spool_drop(m);
+	return status;
+}
+
+static const char usage[] =
+    "usage: mailserv [-c FILE] [-v]       run; -v traces every line\n"
+    "       mailserv [-c FILE] -n         check the configuration\n"
+    "       mailserv [-c FILE] -q         list the queue\n"
+    "       mailserv [-c FILE] -r ADDRESS explain the route to an address\n"
+    "       mailserv [-c FILE] -d ID...   delete messages from the queue\n"
+    "       mailserv -H                   hash a password\n"
+    "       mailserv -h | -V              help, version\n";
+
+/* What was asked for, once the configuration is good. */
+static int
+do_mode(int mode, char **words)
+{
+	clock_read();
+	if (!net_start())
+		return EX_OSERR;
+	switch (mode) {
+	case 'n':
+		return 0;
+	case 'q':
+		return spool_list(srv.conf);
+	case 'r':
+		return explain(words[0]);
+	case 'd':
+		return spool_delete(srv.conf, words);
+	default:
+		return run_server();
+	}
+}
+
+/* Read the configuration, and do with it what was asked. */
+static int
+with_conf(const char *file, int mode, char **words)
+{
+	struct diag diag = { 0, 0 };
+
+	if (file == NULL && access("mailserv.conf", F_OK) == 0)
+		file = "mailserv.conf";
+	struct conf *conf = conf_load(file, &diag);
+
+	if (diag.errors > 0) {
+		conf_free(conf);
+		return EX_CONFIG;
+	}
+	srv.conf = conf;
+	int status = do_mode(mode, words);
+
+	conf_free(conf);
+	return status;
+}
+
+/* Does the number of words fit the mode? */
+static bool
+words_fit(int mode, int words)
+{
+	if (mode == 'r')
+		return words == 1;
+	return mode == 'd' ? words >= 1 : words == 0;
+}
+
+/* Which mode do the options ask for?  '?': none that there is. */
+static int
+parse_options(int argc, char **argv, const char **file)
+{
+	int mode = 0, option;
+
+	while ((option = getopt(argc, argv, "c:vnqrdHhV")) != -1) {
+		if (option == 'c')
+			*file = optarg;
+		else if (option == 'v')
+			log_level = 1;
+		else if (option == '?' || mode != 0)
+			mode = '?';
+		else
+			mode = option;
+	}
+	return words_fit(mode, argc - optind) ? mode : '?';
+}
+
+int
+main(int argc, char **argv)
+{
+	const char *file = NULL;
+	int mode = parse_options(argc, argv, &file);
+
+	if (mode == 'h' || mode == 'V') {
+		printf("%s", mode == 'h' ? usage : "mailserv " VERSION "\n");
+		return 0;
+	}
+	if (mode == '?') {
+		fputs(usage, stderr);
+		return EX_USAGE;
+	}
+	if (isatty(STDERR_FILENO))
+		setvbuf(stderr, NULL, _IOLBF, BUFSIZ);
+	else
+		setvbuf(stderr, NULL, _IOFBF, LARGE_BUF);
+	int status = mode == 'H' ? hash_password() :
+				   with_conf(file, mode, argv + optind);
+
+	return fflush(stdout) == 0 ? status : EX_IOERR;
+}
