@@ -1,0 +1,1277 @@
+/*
+ * check_pop3.c -- tests for pop3.c: its rules alone, then whole dialogues.
+ *
+ * What this is
+ *	pop3.c is included, so that its static functions can be called; the
+ *	dialogues go over loopback sockets, in this process, turn by turn.
+ * Always true
+ *	The clock stands still until a test moves it: nobody sleeps.
+ *	Teardown looks for sessions, locks and descriptors left over.
+ * Links with: net
+ */
+#include <check.h>
+#include <ftw.h>
+#include <netinet/tcp.h>
+#include "../maildrop.c"
+#include "../pop3.c"
+
+struct server srv;
+int log_level = -1;
+
+enum { STORY_MAX = 3000, TURNS_MAX = 200000 };
+
+static struct conf conf;
+static char dir[64], story[STORY_MAX];
+static struct conn *listener;
+static int fds_before;
+
+/* ---- the stage ---------------------------------------------------------- */
+
+static struct user users[] = {
+	{ "alice", (char *)(uintptr_t)"a b c", true },
+	{ "bob", (char *)(uintptr_t)"builder", true },
+	{ "carol", NULL, false },
+};
+
+static char *
+in_dir(const char *fmt, const char *name)
+{
+	static char paths[4][PATH_MAX];
+	static unsigned at;
+	char *path = paths[at++ % 4];
+	int len = snprintf(path, PATH_MAX, "%s/", dir);
+
+	/* fmt is one of ours: at most one %s */
+	const char *mark = strstr(fmt, "%s");
+	size_t head = mark != NULL ? (size_t)(mark - fmt) : strlen(fmt);
+
+	snprintf(path + len, PATH_MAX - (size_t)len, "%.*s%s%s", (int)head, fmt,
+	    mark != NULL ? name : "", mark != NULL ? mark + 2 : "");
+	return path;
+}
+
+static int
+count_fds(void)
+{
+	DIR *fds = opendir("/proc/self/fd");
+	int n = 0;
+
+	while (readdir(fds) != NULL)
+		n++;
+	closedir(fds);
+	return n;
+}
+
+static int
+remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
+{
+	(void)st;
+	(void)type;
+	(void)ftw;
+	return remove(path);
+}
+
+/* One turn of the server, without the parts that POP3 does not need. */
+static void
+turn(void)
+{
+	net_wait(srv.now);
+	pop3_serve();
+	net_settle();
+	pop3_reap();
+	net_check();
+}
+
+/* Enough of them to read so many octets, one at a time where STRESS. */
+static void
+turns(size_t octets)
+{
+	for (size_t i = STRESS ? octets + 5 : 5; i > 0; i--)
+		turn();
+}
+
+static void
+set_up(void)
+{
+	union address any = { .v4 = { .sin_family = AF_INET,
+		.sin_addr.s_addr = htonl(INADDR_LOOPBACK) } };
+	socklen_t len = sizeof(any);
+
+	fds_before = count_fds();
+	snprintf(dir, sizeof(dir), "%s/check_pop3.XXXXXX",
+	    access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
+	ck_assert_ptr_nonnull(mkdtemp(dir));
+	srv = (struct server){ .frozen = 1000 * SECOND, .now = 1000 * SECOND };
+	conf = (struct conf){ .hostname = users[0].name, .data_dir = dir,
+		.users = users, .n_users = NELEM(users), .max_clients = 100,
+		.timeout_pop3 = 600 * SECOND };
+	conf.hostname = (char *)(uintptr_t)"mx.example";
+	users[2].secret = strdup(crypt("sesame", "$6$rounds=1000$salt$"));
+	srv.conf = &conf;
+	ck_assert_int_eq(mkdir(in_dir("queue", NULL), 0700), 0);
+	srv.spool.tmp = open(in_dir("queue", NULL), O_RDONLY | O_DIRECTORY);
+	ck_assert(net_start());
+	listener = net_listen(KIND_POP3, &any, SOCK_STREAM);
+	ck_assert_ptr_nonnull(listener);
+	ck_assert_int_eq(getsockname(listener->fd, &any.any, &len), 0);
+	listener->peer = any;
+	story[0] = '\0';
+}
+
+static void
+tear_down(void)
+{
+	for (int i = 0; i < 20; i++)
+		turn();
+	ck_assert_uint_eq(srv.net.n, 1);
+	ck_assert_uint_eq(conf.refs, 0);
+	ck_assert_ptr_null(srv.pop3_open);
+	ck_assert_ptr_null(srv.pop3_checking);
+	net_drop(listener);
+	net_settle();
+	pop3_reap();
+	close(srv.spool.tmp);
+	close(srv.net.spare);
+	free(srv.net.fds);
+	free(srv.net.conns);
+	free(srv.net.deadlines);
+	free(srv.net.per_address);
+	free(users[2].secret);
+	nftw(dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+	ck_assert_int_eq(count_fds(), fds_before);
+}
+
+/* Put a file into a mailbox as another program would. */
+static void
+put_file(const char *name, const char *data, size_t len)
+{
+	char path[PATH_MAX];
+	static const char *const folders[] = { "mail", "mail/alice",
+		"mail/alice/new", "mail/alice/cur", "mail/alice/tmp" };
+
+	for (size_t i = 0; i < NELEM(folders); i++)
+		mkdir(in_dir(folders[i], NULL), 0700);
+	snprintf(path, sizeof(path), "%s/mail/alice/%s", dir, name);
+	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+
+	ck_assert_int_ge(fd, 0);
+	ck_assert_int_eq(write(fd, data, len), (ssize_t)len);
+	close(fd);
+}
+
+static void
+put(const char *name, const char *text)
+{
+	put_file(name, text, strlen(text));
+}
+
+static size_t
+count_files(const char *folder)
+{
+	DIR *files = opendir(in_dir("mail/alice/%s", folder));
+	size_t n = 0;
+
+	for (struct dirent *file; (file = readdir(files)) != NULL;)
+		n += file->d_name[0] != '.';
+	closedir(files);
+	return n;
+}
+
+/* ---- the client --------------------------------------------------------- */
+
+static int
+client(void)
+{
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
+
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	ck_assert_int_eq(connect(fd, &listener->peer.any,
+	    address_len(&listener->peer)), 0);
+	fcntl(fd, F_SETFL, O_NONBLOCK);
+	return fd;
+}
+
+static void
+tell(const char *mark, const char *text)
+{
+	size_t len = strlen(story);
+
+	snprintf(story + len, sizeof(story) - len, "  %s%s\n", mark, text);
+}
+
+static void
+send_all(int fd, const char *data, size_t len)
+{
+	while (len > 0) {
+		ssize_t n = send(fd, data, len, MSG_NOSIGNAL);
+
+		if (n > 0) {
+			data += n;
+			len -= (size_t)n;
+		} else {
+			turn();
+		}
+	}
+}
+
+/* One octet, or -1: the server has closed, -2: nothing comes. */
+static int
+hear_octet(int fd)
+{
+	unsigned char octet;
+
+	for (int i = 0; i < TURNS_MAX; i++) {
+		ssize_t n = recv(fd, &octet, 1, 0);
+
+		if (n == 1)
+			return octet;
+		if (n == 0 || errno != EAGAIN)
+			return -1;
+		turn();
+		if (i > 20 && srv.pop3_checking == NULL)
+			return -2;
+	}
+	return -2;
+}
+
+/* The next line without its CRLF; "(closed)", "(silence)". */
+static const char *
+hear(int fd)
+{
+	static char line[16384];
+	size_t len = 0;
+	int octet = 0;
+
+	while (octet != '\n' && len < sizeof(line) - 1) {
+		octet = hear_octet(fd);
+		if (octet < 0)
+			return octet == -1 ? "(closed)" : "(silence)";
+		line[len++] = (char)octet;
+	}
+	line[len] = '\0';
+	if (len >= 2 && line[len - 2] == '\r')
+		line[len - 2] = '\0';
+	return line;
+}
+
+/*
+ * Play "C: ..." and require that what comes begins with "S: ...": the RFCs'
+ * own notation.  "S= ": the whole line; "R: ": sent as it is; "T: n": n
+ * milliseconds pass.  A failure tells the whole dialogue.
+ */
+static void
+play(int fd, const char *const *script)
+{
+	for (; *script != NULL; script++) {
+		const char *text = *script + 3;
+
+		tell("", *script);
+		if ((*script)[0] == 'C' || (*script)[0] == 'R') {
+			send_all(fd, text, strlen(text));
+			if ((*script)[0] == 'C')
+				send_all(fd, "\r\n", 2);
+			turns(strlen(text));
+		} else if ((*script)[0] == 'T') {
+			srv.frozen += atoi(text);
+		} else {
+			const char *got = hear(fd);
+			bool whole = (*script)[1] == '=';
+
+			ck_assert_msg(strncmp(got, text, strlen(text)) == 0 &&
+				(!whole || strlen(got) == strlen(text)),
+			    "%s  >>> %s", story, got);
+		}
+	}
+}
+
+#define PLAY(fd, ...) play(fd, (const char *const[]){ __VA_ARGS__, NULL })
+
+/* Alice, logged in. */
+static int
+alice(void)
+{
+	int fd = client();
+
+	PLAY(fd, "S: +OK", "C: USER alice", "S: +OK", "C: PASS a b c",
+	    "S: +OK");
+	return fd;
+}
+
+/* The session that was accepted last. */
+static struct pop3 *
+session(void)
+{
+	return (struct pop3 *)srv.net.conns[srv.net.n - 1];
+}
+
+/* ---- the rules alone ---------------------------------------------------- */
+
+START_TEST(numbers_rfc1939_5)
+{
+	static const struct {
+		const char *text;
+		bool good;
+		uint64_t number;
+	} rows[] = {
+		{ "0", true, 0 }, { "1", true, 1 }, { "10", true, 10 },
+		{ "4294967297", true, 4294967297u },
+		{ "9999999999999999999", true, 9999999999999999999u },
+		{ "18446744073709551617", true, UINT64_MAX },
+		{ "", false, 0 }, { "01", false, 0 }, { "00", false, 0 },
+		{ "-1", false, 0 }, { "+1", false, 0 }, { " 1", false, 0 },
+		{ "x", false, 0 },
+	};
+
+	for (size_t i = 0; i < NELEM(rows); i++) {
+		const char *text = rows[i].text;
+		uint64_t number = 0;
+
+		ck_assert_msg(digits_parse(&text, &number) == rows[i].good,
+		    "%s", rows[i].text);
+		if (rows[i].good)
+			ck_assert_uint_eq(number, rows[i].number);
+	}
+}
+END_TEST
+
+START_TEST(users_without_regard_to_case)
+{
+	ck_assert_ptr_eq(user_find(&conf, "alice"), &users[0]);
+	ck_assert_ptr_eq(user_find(&conf, "ALICE"), &users[0]);
+	ck_assert_ptr_eq(user_find(&conf, "Carol"), &users[2]);
+	ck_assert_ptr_null(user_find(&conf, "alic"));
+	ck_assert_ptr_null(user_find(&conf, "alice@mx"));
+	ck_assert_ptr_null(user_find(&conf, ""));
+	conf.n_users = 0;
+	ck_assert_ptr_null(user_find(&conf, "alice"));
+}
+END_TEST
+
+START_TEST(unique_ids_rfc1939_7)
+{
+	char one[UID_MAX + 1], two[UID_MAX + 1], name[UID_MAX + 8];
+
+	ck_assert_str_eq(maildrop_uid("1.x.h,S=5,W=6:2,S", one), "1.x.h");
+	ck_assert_str_eq(maildrop_uid("1.x.h:2,S", one), "1.x.h");
+	ck_assert_str_eq(maildrop_uid("1.x.h", one), "1.x.h");
+	memset(name, 'a', sizeof(name));
+	name[UID_MAX] = '\0';
+	ck_assert_str_eq(maildrop_uid(name, one), name);
+	name[UID_MAX] = 'a';
+	name[UID_MAX + 1] = '\0';
+	ck_assert_uint_eq(strlen(maildrop_uid(name, one)), 32);
+	ck_assert_uint_eq(strspn(one, "0123456789abcdef"), 32);
+	memcpy(name + UID_MAX + 1, ":2,S", 5);
+	ck_assert_str_eq(maildrop_uid(name, two), one); /* flags do not count */
+	name[0] = 'b';
+	ck_assert_str_ne(maildrop_uid(name, two), one);
+	ck_assert_uint_eq(strlen(maildrop_uid("1 2", one)), 32);
+	ck_assert_uint_eq(strlen(maildrop_uid("1\x7f", one)), 32);
+	ck_assert_uint_eq(strlen(maildrop_uid("\xc3\xa4", one)), 32);
+	ck_assert_uint_eq(strlen(maildrop_uid(",S=1", one)), 32);
+	/* for ever: this very id, in every version */
+	ck_assert_str_eq(maildrop_uid("a b", one),
+	    "e63f99190483389208ff7f5c0b43fee2");
+}
+END_TEST
+
+START_TEST(order_is_time_then_name)
+{
+	static const char *const sorted[] = { "new/a", "new/9.z",
+		"cur/10.a:2,S", "new/10.b,S=3", "cur/10.b,S=4:2,",
+		"new/1000000000.a", "new/99999999999.a" };
+
+	for (size_t i = 0; i < NELEM(sorted); i++)
+		for (size_t j = 0; j < NELEM(sorted); j++) {
+			int order = by_age(&sorted[i], &sorted[j]);
+
+			ck_assert_int_eq((order > 0) - (order < 0),
+			    (i > j) - (i < j));
+		}
+	ck_assert_int_eq(by_age(&(const char *){ "new/1.x" },
+	    &(const char *){ "cur/1.x:2,RS" }), 0);
+}
+END_TEST
+
+START_TEST(sizes_from_names)
+{
+	ck_assert_uint_eq(name_octets("new/1.x,S=5,W=7"), 7);
+	ck_assert_uint_eq(name_octets("cur/1.x,S=5,W=7:2,S"), 7);
+	ck_assert_uint_eq(name_octets("new/1.x,W=0,S=5"), 0);
+	ck_assert_uint_eq(name_octets("new/1.x,S=5"), UNKNOWN);
+	ck_assert_uint_eq(name_octets("new/1.x,W="), UNKNOWN);
+	ck_assert_uint_eq(name_octets("new/1.x,W=7x"), UNKNOWN);
+	ck_assert_uint_eq(name_octets("new/1.x,W=-7"), UNKNOWN);
+	ck_assert_uint_eq(name_octets("new/1.x,W=9999999999999999"), UNKNOWN);
+}
+END_TEST
+
+/* What a file holds, which piece of it TOP asks for (-1: RETR), and what must
+ * then be on the wire. */
+static const struct {
+	const char *file;
+	int top;
+	const char *wire;
+} wires[] = {
+	{ "", -1, ".\r\n" },
+	{ "a\n", -1, "a\r\n.\r\n" },
+	{ "a", -1, "a\r\n.\r\n" },
+	{ ".\n", -1, "..\r\n.\r\n" },
+	{ ".", -1, "..\r\n.\r\n" },
+	{ ".a\n..b\nc.\n", -1, "..a\r\n...b\r\nc.\r\n.\r\n" },
+	{ "a\r\nb\r\n", -1, "a\r\nb\r\n.\r\n" },
+	{ "a\rb\n\r\n\r\r\n", -1, "a\rb\r\n\r\n\r\r\n.\r\n" },
+	{ "a\r", -1, "a\r\r\n.\r\n" },
+	{ "\n\n", -1, "\r\n\r\n.\r\n" },
+	{ "\xff\n", -1, "\xff\r\n.\r\n" },
+	{ "h: 1\n\nb1\nb2\n", 0, "h: 1\r\n\r\n.\r\n" },
+	{ "h: 1\n\nb1\nb2\n", 1, "h: 1\r\n\r\nb1\r\n.\r\n" },
+	{ "h: 1\n\nb1\nb2\n", 2, "h: 1\r\n\r\nb1\r\nb2\r\n.\r\n" },
+	{ "h: 1\n\nb1\nb2", 9, "h: 1\r\n\r\nb1\r\nb2\r\n.\r\n" },
+	{ "h: 1\r\n\r\nb1\r\nb2", 1, "h: 1\r\n\r\nb1\r\n.\r\n" },
+	{ "h: 1\n", 0, "h: 1\r\n\r\n.\r\n" },
+	{ "h: 1", 5, "h: 1\r\n\r\n.\r\n" },
+	{ "\n.x\ny", 1, "\r\n..x\r\n.\r\n" },
+};
+
+/* Whatever the pieces: all at once down to one octet at a time. */
+START_TEST(dot_stuffing_rfc1939_3)
+{
+	for (size_t i = 0; i < NELEM(wires); i++)
+		for (size_t piece = strlen(wires[i].file) + 1; piece > 0;
+		     piece--) {
+			struct wire w = { .top = wires[i].top >= 0,
+				.lines = (uint64_t)wires[i].top };
+			size_t len = strlen(wires[i].file);
+			char out[100], *to = out;
+
+			for (size_t at = 0; at < len; at += piece) {
+				size_t n = len - at < piece ? len - at : piece;
+				char *next = wire_put(&w, wires[i].file + at, n,
+				    to);
+
+				ck_assert_int_le(next - to, (int)(2 * n));
+				to = next;
+			}
+			char *end = wire_finish(&w, to);
+
+			ck_assert_int_le(end - to, WIRE_END);
+			*end = '\0';
+			ck_assert_str_eq(out, wires[i].wire);
+		}
+}
+END_TEST
+
+/* RFC 1939 11: counted as on the wire, but for the stuffing. */
+START_TEST(octets_rfc1939_11)
+{
+	for (size_t i = 0; i < NELEM(wires) && wires[i].top < 0; i++) {
+		struct maildrop d = { 0 };
+		size_t want = strlen(wires[i].wire) - 3;
+
+		for (const char *at = wires[i].wire; *at != '\0'; at++)
+			want -= *at == '.' && at[1] == '.' &&
+			    (at == wires[i].wire || at[-1] == '\n');
+		put("new/1.x", wires[i].file);
+		ck_assert(maildrop_load(&d, "alice"));
+		ck_assert_uint_eq(d.octets, 0);
+		ck_assert(maildrop_count(&d));
+		ck_assert_uint_eq(d.octets, want);
+		maildrop_free(&d);
+	}
+}
+END_TEST
+
+/* ---- delivery ----------------------------------------------------------- */
+
+/* A message as spool.c hands it over, its content under queue/tmp. */
+static struct msg
+message(const char *content)
+{
+	struct msg m = { .id = "0123456789abcdef", .arrived = 1700000000,
+		.size = strlen(content) };
+	const char *last = strrchr(content, '\n');
+
+	m.unfinished = m.size > 0 && (last == NULL || last[1] != '\0');
+	for (const char *at = content; *at != '\0'; at++)
+		m.lines += *at == '\n';
+	m.fd = openat(srv.spool.tmp, "0123456789abcdef.msg",
+	    O_RDWR | O_CREAT | O_TRUNC, 0600);
+	ck_assert_int_ge(m.fd, 0);
+	ck_assert_int_eq(write(m.fd, content, m.size), (ssize_t)m.size);
+	return m;
+}
+
+#define NAME "1700000000.0123456789abcdef.mx-1.example-x"
+
+START_TEST(delivery_is_one_file_with_many_names)
+{
+	struct stat one, two, folder;
+	struct msg m = message("a\nb\n");
+
+	conf.hostname = (char *)(uintptr_t)"mx:1.example-x";
+	ck_assert(maildrop_prepare(&m, "alice"));
+	ck_assert(maildrop_prepare(&m, "bob"));
+	ck_assert(maildrop_prepare(&m, "bob"));
+	ck_assert_int_lt(stat(in_dir("mail/alice/new/" NAME ",S=4,W=6", NULL),
+	    &one), 0);
+	ck_assert(maildrop_link(&m, "alice"));
+	ck_assert(maildrop_link(&m, "bob"));
+	ck_assert(maildrop_sync("alice"));
+	ck_assert_int_eq(stat(in_dir("mail/alice/new/" NAME ",S=4,W=6", NULL),
+	    &one), 0);
+	ck_assert_int_eq(stat(in_dir("mail/bob/new/" NAME ",S=4,W=6", NULL),
+	    &two), 0);
+	ck_assert_uint_eq(one.st_ino, two.st_ino);
+	ck_assert_uint_eq(one.st_nlink, 3);
+	static const char *const folders[] = { "mail", "mail/alice",
+		"mail/alice/tmp", "mail/alice/new", "mail/alice/cur" };
+
+	for (size_t i = 0; i < NELEM(folders); i++) {
+		ck_assert_int_eq(stat(in_dir(folders[i], NULL), &folder), 0);
+		ck_assert_uint_eq(folder.st_mode & 07777, 0700);
+	}
+	errno = ENOSPC;
+	maildrop_unlink(&m, "alice");
+	ck_assert_int_eq(errno, ENOSPC);
+	ck_assert_uint_eq(count_files("new"), 0);
+	ck_assert(!maildrop_link(&m, "nobody"));
+	ck_assert_int_eq(errno, ENOENT);
+	ck_assert(!maildrop_link(&m, "bob"));
+	ck_assert_int_eq(errno, EEXIST);
+	close(m.fd);
+}
+END_TEST
+
+START_TEST(delivery_counts_the_missing_line_end)
+{
+	struct stat st;
+	struct msg m = message("a\n.b");
+
+	ck_assert(maildrop_prepare(&m, "alice") && maildrop_link(&m, "alice"));
+	ck_assert_int_eq(stat(in_dir("mail/alice/new/1700000000."
+	    "0123456789abcdef.mx.example,S=4,W=7", NULL), &st), 0);
+	close(m.fd);
+	int fd = alice();
+
+	PLAY(fd, "C: STAT", "S= +OK 1 7", "C: RETR 1", "S= +OK 7 octets",
+	    "S= a", "S= ..b", "S= .");
+	close(fd);
+}
+END_TEST
+
+START_TEST(delivery_tells_why_not)
+{
+	struct msg m = message("a\n");
+	char deep[PATH_MAX + 10];
+
+	close(open(in_dir("mail", NULL), O_WRONLY | O_CREAT, 0600));
+	ck_assert(!maildrop_prepare(&m, "alice"));
+	ck_assert_int_eq(errno, ENOTDIR);
+	for (size_t i = 0; i < sizeof(deep); i++)
+		deep[i] = i % 2 == 0 ? '/' : 'd';
+	deep[sizeof(deep) - 1] = '\0';
+	conf.data_dir = deep;
+	ck_assert(!maildrop_prepare(&m, "alice"));
+	ck_assert_int_eq(errno, ENAMETOOLONG);
+	conf.data_dir = dir;
+	close(m.fd);
+}
+END_TEST
+
+/* The spool on another file system: the content is copied, then named. */
+START_TEST(delivery_across_file_systems)
+{
+	struct stat here, there;
+	int other = open("/tmp", O_RDONLY | O_DIRECTORY);
+	int tmp = srv.spool.tmp;
+
+	if (other < 0 || fstat(other, &there) < 0 || fstat(tmp, &here) < 0 ||
+	    here.st_dev == there.st_dev) {
+		if (other >= 0)
+			close(other);
+		return;
+	}
+	srv.spool.tmp = other;
+	struct msg m = message("across\n");
+
+	ck_assert(maildrop_prepare(&m, "alice"));
+	ck_assert_uint_eq(count_files("tmp"), 1);
+	maildrop_unlink(&m, "alice");
+	ck_assert_uint_eq(count_files("tmp"), 0);
+	ck_assert(maildrop_prepare(&m, "alice"));
+	ck_assert(!maildrop_prepare(&m, "alice")); /* never over another */
+	ck_assert_int_eq(errno, EEXIST);
+	ck_assert(maildrop_link(&m, "alice"));
+	ck_assert_uint_eq(count_files("tmp"), 0);
+	m.size++; /* as if the disk had lost an octet */
+	ck_assert(!maildrop_prepare(&m, "alice"));
+	ck_assert_int_eq(errno, EIO);
+	ck_assert_uint_eq(count_files("tmp"), 0);
+	unlinkat(other, "0123456789abcdef.msg", 0);
+	srv.spool.tmp = tmp;
+	close(other);
+	close(m.fd);
+	int fd = alice();
+
+	PLAY(fd, "C: RETR 1", "S= +OK 8 octets", "S= across", "S= .");
+	close(fd);
+}
+END_TEST
+
+/* ---- dialogues ---------------------------------------------------------- */
+
+START_TEST(dialogue_rfc1939_10)
+{
+	put("new/2.b,S=3,W=4", "b:\n");
+	put("cur/1.a,S=4,W=6:2,S", "a\nb\n");
+	int fd = client();
+
+	PLAY(fd, "S= +OK mx.example POP3 is ready", "C: user Alice", "S: +OK",
+	    "C: PASS a b c", "S= +OK 2 messages", "C: STAT", "S= +OK 2 10",
+	    "C: LIST", "S= +OK 2 messages", "S= 1 6", "S= 2 4", "S= .",
+	    "C: LIST 2", "S= +OK 2 4", "C: UIDL", "S= +OK 2 messages",
+	    "S= 1 1.a", "S= 2 2.b", "S= .", "C: UIDL 1", "S= +OK 1 1.a",
+	    "C: RETR 1", "S= +OK 6 octets", "S= a", "S= b", "S= .",
+	    "C: DELE 1", "S: +OK", "C: RETR 2", "S: +OK", "S= b:", "S= .",
+	    "C: TOP 2 0", "S= +OK it follows", "S= b:", "S= ", "S= .",
+	    "C: NOOP", "S: +OK", "C: QUIT", "S: +OK", "S: (closed)");
+	ck_assert_uint_eq(count_files("cur"), 0);
+	ck_assert_uint_eq(count_files("new"), 1);
+	close(fd);
+}
+END_TEST
+
+START_TEST(capa_rfc2449_5)
+{
+	int fd = client();
+
+	PLAY(fd, "S: +OK", "C: CAPA", "S: +OK", "S= TOP", "S= UIDL", "S= USER",
+	    "S= PIPELINING", "S= RESP-CODES", "S= AUTH-RESP-CODE",
+	    "S= EXPIRE NEVER", "S: IMPLEMENTATION mailserv-", "S= .",
+	    "C: QUIT", "S: +OK", "S: (closed)");
+	close(fd);
+	put("new/1.a,S=2,W=3", "a\n");
+	fd = alice();
+	PLAY(fd, "C: CAPA", "S: +OK", "S= TOP");
+	close(fd);
+}
+END_TEST
+
+START_TEST(strict_numbers_rfc1939_5)
+{
+	static const char *const bad[] = { "LIST 4294967297", "LIST 0",
+		"RETR 18446744073709551617", "RETR 0", "RETR -1", "RETR 01",
+		"RETR 1x", "RETR  1", "RETR 1 ", "RETR", "RETR 1 1", "RETR +1",
+		"TOP 1", "TOP 1 -1", "TOP 1 x", "TOP 1  1", "TOP  1 1", "TOP",
+		"TOP 1 1 1", "TOP 1,1", "DELE", "DELE 2", "DELE 0x1", "UIDL 2",
+		"UIDL 1 1", "UIDL x", "STAT 1", "NOOP x", "RSET 1", "CAPA x",
+		"QUIT x", "LIST 2" };
+
+	put("new/1.a,S=7,W=10", "a\n\nb\nc\n");
+	int fd = alice();
+
+	for (size_t i = 0; i < NELEM(bad); i++) {
+		send_all(fd, bad[i], strlen(bad[i]));
+		send_all(fd, "\r\n", 2);
+		turns(strlen(bad[i]));
+		const char *got = hear(fd);
+
+		ck_assert_msg(strncmp(got, "-ERR ", 5) == 0 &&
+		    strstr(got, "(RFC ") != NULL, "%s: %s", bad[i], got);
+	}
+	PLAY(fd, "C: RETR 2",
+	    "S= -ERR no such message: there are 1 (RFC 1939 5)",
+	    "C: TOP 1 99999999999", "S: +OK", "S= a", "S= ", "S= b", "S= c",
+	    "S= .", "C: TOP 1 18446744073709551617", "S: +OK", "S= a", "S= ",
+	    "S= b", "S= c", "S= .", "C: LIST ", "S: +OK", "S: 1 10", "S= .",
+	    "C: TOP 1 1", "S: +OK", "S= a", "S= ", "S= b", "S= .");
+	close(fd);
+}
+END_TEST
+
+START_TEST(lines_rfc1939_3)
+{
+	static char longest[POP3_LINE + 4], longer[POP3_LINE + 5];
+	static char endless[10000];
+
+	snprintf(longest, sizeof(longest), "R: %0255d\r\n", 0);
+	snprintf(longer, sizeof(longer), "R: %0256d\r\n", 0);
+	snprintf(endless, sizeof(endless), "R: %09990d\r\n", 0);
+	int fd = client();
+
+	PLAY(fd, "S: +OK", longest, "S: -ERR no such command", longer,
+	    "S: -ERR over 255 octets", endless, "S: -ERR over 255 octets",
+	    "C: ", "S: -ERR", "C: :", "S: -ERR", "R: QUIT\n", "S: -ERR a line",
+	    "R: \n", "S: -ERR a line", "R: CA", "R: PA\r",
+	    "R: \nCAPA\r\nUSER a\r\n", "S: +OK", "S= TOP", "S: ", "S: ", "S: ",
+	    "S: ", "S: ", "S: ", "S: ", "S= .", "S: +OK", "S= TOP", "S: ",
+	    "S: ", "S: ", "S: ", "S: ", "S: ", "S: ", "S= .", "S: +OK now PASS",
+	    "C: GET / HTTP/1.1", "S: -ERR");
+	send_all(fd, "QUIT\0\r\nUS\0ER a\r\n", 16);
+	PLAY(fd, "S: -ERR a NUL", "S: -ERR a NUL", "C: USER b",
+	    "S: +OK now PASS");
+	close(fd);
+}
+END_TEST
+
+START_TEST(states_rfc1939_3)
+{
+	static const char *const inside[] = { "STAT", "LIST", "RETR 1",
+		"DELE 1", "NOOP", "RSET", "TOP 1 1", "UIDL" };
+
+	put("new/1.a,S=2,W=3", "a\n");
+	put("new/2.b,S=2,W=3", "b\n");
+	int fd = client();
+
+	PLAY(fd, "S: +OK");
+	for (size_t i = 0; i < NELEM(inside); i++) {
+		send_all(fd, inside[i], strlen(inside[i]));
+		PLAY(fd, "R: \r\n",
+		    "S: -ERR not in the state AUTHORIZATION (RFC 1939 3)");
+	}
+	PLAY(fd, "C: PASS x", "S: -ERR USER comes", "C: USER", "S: -ERR wanted",
+	    "C: APOP a b", "S: -ERR no such", "C: AUTH PLAIN", "S: -ERR no",
+	    "C: USER bob", "S: +OK", "C: USER alice", "S: +OK",
+	    "C: PASS a b c", "S: +OK", "C: USER bob", "S: -ERR not in",
+	    "C: PASS a b c", "S: -ERR not in", "C: DELE 1", "S: +OK",
+	    "C: DELE 1", "S: -ERR it is marked", "C: RETR 1", "S: -ERR",
+	    "C: TOP 1 1", "S: -ERR", "C: LIST 1", "S: -ERR", "C: UIDL 1",
+	    "S: -ERR", "C: STAT", "S= +OK 1 3", "C: LIST", "S: +OK", "S= 2 3",
+	    "S= .", "C: UIDL", "S: +OK", "S= 2 2.b", "S= .", "C: RSET",
+	    "S= +OK 2 messages", "C: STAT", "S= +OK 2 6", "C: QUIT", "S: +OK");
+	ck_assert_uint_eq(count_files("new"), 2);
+	close(fd);
+}
+END_TEST
+
+START_TEST(nothing_removed_without_quit_rfc1939_6)
+{
+	put("new/1.a,S=2,W=3", "a\n");
+	int fd = alice();
+
+	PLAY(fd, "C: DELE 1", "S: +OK");
+	close(fd);
+	turn();
+	turn();
+	ck_assert_uint_eq(count_files("new"), 1);
+	fd = client();
+	PLAY(fd, "S: +OK", "C: USER alice", "S: +OK", "C: QUIT", "S: +OK");
+	close(fd);
+	ck_assert_uint_eq(count_files("new"), 1);
+	fd = alice();
+	PLAY(fd, "C: DELE 1", "S: +OK", "T: 599999", "S: (silence)",
+	    "C: NOOP", "S: +OK", "T: 599999", "S: (silence)", "T: 1",
+	    "S: -ERR silent for too long", "S: (closed)");
+	ck_assert_uint_eq(count_files("new"), 1);
+	close(fd);
+}
+END_TEST
+
+/* Who says QUIT and hangs up has said QUIT: in slices, over turns. */
+START_TEST(quit_removes_in_slices_rfc1939_6)
+{
+	char name[40], dele[24];
+	size_t left = 0, turns = 0;
+
+	for (int i = 1; i <= 2 * REMOVE_SLICE + 1; i++) {
+		snprintf(name, sizeof(name), "new/%d.a,S=0,W=0", i);
+		put(name, "");
+	}
+	int fd = alice();
+
+	for (int i = 1; i <= 2 * REMOVE_SLICE + 1; i++) {
+		snprintf(dele, sizeof(dele), "DELE %d\r\n", i);
+		send_all(fd, dele, strlen(dele));
+		PLAY(fd, "S: +OK");
+		story[0] = '\0';
+	}
+	send_all(fd, "QUIT\r\n", 6);
+	close(fd);
+	while ((left = count_files("new")) > 0 && turns++ < 10)
+		turn();
+	ck_assert_uint_eq(left, 0);
+	for (int i = 1; i <= REMOVE_SLICE + 1; i++) {
+		snprintf(name, sizeof(name), "new/%d.a,S=0,W=0", i);
+		put(name, "");
+	}
+	fd = alice();
+	for (int i = 1; i <= REMOVE_SLICE + 1; i++) {
+		snprintf(dele, sizeof(dele), "DELE %d\r\n", i);
+		send_all(fd, dele, strlen(dele));
+		PLAY(fd, "S: +OK");
+		story[0] = '\0';
+	}
+	send_all(fd, "QUIT\r\n", 6);
+	for (turns = 0; count_files("new") == REMOVE_SLICE + 1; turns++)
+		turn();
+	ck_assert_uint_eq(count_files("new"), 1); /* one past the slice */
+	PLAY(fd, "S: +OK", "S: (closed)");
+	ck_assert_uint_eq(count_files("new"), 0);
+	close(fd);
+}
+END_TEST
+
+/* RFC 3206 5, and nobody else waits. */
+START_TEST(wrong_password_takes_a_second)
+{
+	int fd = client(), other = client();
+
+	PLAY(other, "S: +OK");
+	PLAY(fd, "S: +OK", "C: USER alice", "S: +OK", "C: PASS wrong",
+	    "S: (silence)", "T: 999", "S: (silence)");
+	PLAY(other, "C: USER bob", "S: +OK", "C: PASS builder", "S: +OK");
+	PLAY(fd, "T: 1", "S: -ERR [AUTH] wrong", "C: PASS a b c",
+	    "S: -ERR USER comes", "R: USER nobody\r\nPASS x\r\nUSER alice\r\n",
+	    "S: +OK", "S: (silence)", "T: 1000", "S: -ERR [AUTH] wrong",
+	    "S: +OK", "C: PASS a b cc", "S: (silence)", "T: 1000",
+	    "S: -ERR [AUTH] wrong",
+	    "S: (closed)");
+	close(fd);
+	close(other);
+}
+END_TEST
+
+START_TEST(one_crypt_a_turn)
+{
+	int fds[3];
+
+	for (int i = 0; i < 3; i++) {
+		fds[i] = client();
+		PLAY(fds[i], "S: +OK", "C: USER carol", "S: +OK");
+	}
+	for (int i = 0; i < 3; i++)
+		send_all(fds[i], "PASS sesamE\r\n", 13);
+	for (size_t i = STRESS ? 13 : 1; i > 0; i--)
+		turn();
+	ck_assert_ptr_nonnull(srv.pop3_checking);
+	ck_assert_ptr_nonnull(srv.pop3_checking->next_checking);
+	close(fds[2]); /* gone while it waits */
+	turn();
+	turn();
+	turn();
+	ck_assert_ptr_null(srv.pop3_checking);
+	PLAY(fds[0], "S: (silence)", "T: 1000", "S: -ERR [AUTH]",
+	    "C: USER carol", "S: +OK", "C: PASS sesame", "S: +OK 0 messages");
+	close(fds[0]);
+	close(fds[1]);
+}
+END_TEST
+
+START_TEST(in_use_rfc2449_8_1_2)
+{
+	put("new/1.a,S=2,W=3", "a\n");
+	int fd = alice(), other = client();
+
+	PLAY(other, "S: +OK", "C: USER alice", "S: +OK", "C: PASS a b c",
+	    "S: -ERR [IN-USE]", "C: USER bob", "S: +OK", "C: PASS builder",
+	    "S: +OK 0 messages");
+	put("new/2.b,S=2,W=3", "b\n");
+	PLAY(fd, "C: STAT", "S= +OK 1 3", "C: QUIT", "S: +OK");
+	int third = alice();
+
+	PLAY(third, "C: STAT", "S= +OK 2 6");
+	close(fd);
+	close(other);
+	close(third);
+}
+END_TEST
+
+/* Another program's doings: moved, flagged, removed, unreadable. */
+START_TEST(files_that_move_are_found)
+{
+	put("new/1.a,S=2,W=3", "a\n");
+	put("new/2.b,S=2,W=3", "b\n");
+	put("new/3.c,S=2,W=3", "c\n");
+	put("cur/4.d,S=2,W=3:2,", "d\n");
+	int fd = alice();
+
+	rename(in_dir("mail/alice/new/1.a,S=2,W=3", NULL),
+	    in_dir("mail/alice/cur/1.a,S=2,W=3:2,S", NULL));
+	rename(in_dir("mail/alice/cur/4.d,S=2,W=3:2,", NULL),
+	    in_dir("mail/alice/cur/4.d,S=2,W=3:2,FS", NULL));
+	unlink(in_dir("mail/alice/new/2.b,S=2,W=3", NULL));
+	PLAY(fd, "C: RETR 1", "S: +OK", "S= a", "S= .", "C: RETR 4", "S: +OK",
+	    "S= d", "S= .", "C: RETR 2", "S: -ERR [SYS/TEMP] cannot be read",
+	    "C: UIDL 1", "S= +OK 1 1.a", "C: DELE 1", "S: +OK", "C: DELE 2",
+	    "S: +OK", "C: DELE 4", "S: +OK");
+	rename(in_dir("mail/alice/cur/1.a,S=2,W=3:2,S", NULL),
+	    in_dir("mail/alice/cur/1.a,S=2,W=3:2,RS", NULL));
+	PLAY(fd, "T: 1", "C: QUIT", "S: +OK", "S: (closed)");
+	ck_assert_uint_eq(count_files("cur"), 0);
+	ck_assert_uint_eq(count_files("new"), 1);
+	close(fd);
+}
+END_TEST
+
+START_TEST(foreign_files_are_counted_once)
+{
+	static char large[COUNT_SLICE / 4];
+
+	memset(large, 'x', sizeof(large));
+	for (char name[] = "new/0"; name[4] < '8'; name[4]++)
+		put_file(name, large, sizeof(large));
+	put("new/9.nl,S=4", "a\nb\n");
+	mkfifo(in_dir("mail/alice/new/5.fifo", NULL), 0600);
+	mkdir(in_dir("mail/alice/new/5.dir", NULL), 0700);
+	put("new/.hidden", "x");
+	ck_assert_int_eq(symlink("/etc/passwd",
+	    in_dir("mail/alice/cur/7.link", NULL)), 0);
+	int fd = alice();
+
+	send_all(fd, "STAT\r\n", 6);
+	for (size_t i = STRESS ? 6 : 1; i > 0; i--)
+		turn();
+	ck_assert(session()->waiting);
+	PLAY(fd, "S= +OK 9 8388630", "C: LIST 9", "S= +OK 9 6", "C: DELE 9",
+	    "S: +OK", "C: STAT", "S= +OK 8 8388624", "C: RSET", "S: +OK",
+	    "C: STAT", "S= +OK 9 8388630");
+	close(fd);
+}
+END_TEST
+
+START_TEST(two_names_while_we_read_are_one_message)
+{
+	put("new/1.a,S=2,W=3", "a\n");
+	put("cur/1.a,S=2,W=3:2,S", "a\n");
+	int fd = alice();
+
+	PLAY(fd, "C: STAT", "S= +OK 1 3");
+	close(fd);
+}
+END_TEST
+
+START_TEST(pipelining_rfc2449_6_6)
+{
+	put("new/1.a,S=2,W=3", "a\n");
+	int fd = client();
+
+	PLAY(fd, "R: USER alice\r\nPASS a b c\r\nSTAT\r\nRETR 1\r\nRETR 1\r\n"
+	    "LIST\r\nNOOP\r\nDELE 1\r\nQUIT\r\n", "S: +OK", "S: +OK",
+	    "S: +OK 1 messages", "S= +OK 1 3", "S: +OK", "S= a", "S= .",
+	    "S: +OK", "S= a", "S= .", "S: +OK", "S= 1 3", "S= .", "S: +OK",
+	    "S: +OK", "S: +OK", "S: (closed)");
+	close(fd);
+	fd = client(); /* half closed: all of it is answered still */
+	send_all(fd, "USER bob\r\nPASS builder\r\nSTAT\r\nNO", 32);
+	shutdown(fd, SHUT_WR);
+	PLAY(fd, "S: +OK", "S: +OK", "S: +OK", "S= +OK 0 0", "S: (closed)");
+	close(fd);
+}
+END_TEST
+
+/* Hundreds of commands before one answer is read: nothing is lost. */
+START_TEST(many_commands_at_once)
+{
+	enum { N = 5000 };
+	int fd = alice();
+
+	for (int i = 0; i < N; i++)
+		send_all(fd, "NOOP\r\n", 6);
+	for (int i = 0; i < N; i++)
+		ck_assert_str_eq(hear(fd), "+OK NOOP");
+	close(fd);
+}
+END_TEST
+
+START_TEST(a_thousand_messages_stream)
+{
+	char name[60], line[60];
+
+	for (int i = 1; i <= 1000; i++) {
+		snprintf(name, sizeof(name), "new/%d.a,S=%d,W=%d", i, i, i);
+		put(name, "");
+	}
+	int fd = alice();
+
+	PLAY(fd, "R: LIST\r\nUIDL\r\nRETR 1000\r\n", "S: +OK");
+	for (int i = 1; i <= 1000; i++) {
+		snprintf(line, sizeof(line), "%d %d", i, i);
+		ck_assert_str_eq(hear(fd), line);
+	}
+	PLAY(fd, "S= .", "S: +OK");
+	for (int i = 1; i <= 1000; i++) {
+		snprintf(line, sizeof(line), "%d %d.a", i, i);
+		ck_assert_str_eq(hear(fd), line);
+	}
+	PLAY(fd, "S= .", "S: +OK", "S= .", "C: NOOP", "S: +OK");
+	ck_assert_uint_eq(session()->c.out.cap, SMALL_BUF);
+	close(fd);
+}
+END_TEST
+
+/* A client that asks for much and does not read: constant memory, others are
+ * served, and then every octet is right. */
+START_TEST(slow_reader)
+{
+	enum { LINES = 100000 };
+	char *large = malloc(LINES * 80), *end = large;
+
+	for (int i = 0; i < LINES; i++)
+		end += sprintf(end, ".%d%.*s\n", i, i % 60, "................."
+		    "...........................................");
+	put_file("new/1.a", large, (size_t)(end - large));
+	free(large);
+	int fd = alice();
+
+	send_all(fd, "RETR 1\r\nNOOP\r\n", 14);
+	for (int i = 0; i < 2000; i++)
+		turn();
+	ck_assert_uint_eq(session()->c.out.cap, LARGE_BUF);
+	ck_assert_int_eq(session()->feed, FEED_CONTENT);
+	struct pop3 *slow = session();
+	int other = client();
+
+	PLAY(other, "S: +OK", "C: CAPA", "S: +OK");
+	/* it reads nothing for long, then a little: that counts (RFC 1939 3) */
+	srv.frozen += 599 * SECOND;
+	for (int i = 0; i < 1000000; i++)
+		ck_assert_int_ge(hear_octet(fd), 0);
+	srv.frozen += 599 * SECOND;
+	while (hear_octet(fd) != '\n')
+		continue;
+	char want[128];
+	int line = -1;
+
+	for (const char *got = hear(fd); strcmp(got, ".") != 0;
+	     got = hear(fd)) {
+		if (line < 0)
+			line = atoi(got + 2);
+		snprintf(want, sizeof(want), "..%d%.*s", line, line % 60,
+		    "...................................................."
+		    "........");
+		ck_assert_str_eq(got, want);
+		line++;
+	}
+	ck_assert_int_eq(line, LINES);
+	PLAY(fd, "S: +OK");
+	turn();
+	turn();
+	ck_assert_uint_eq(slow->c.out.cap, SMALL_BUF);
+	close(other);
+	close(fd);
+}
+END_TEST
+
+/* In the middle of an answer no -ERR may come, and no dot. */
+START_TEST(torn_answers_are_cut)
+{
+	static char large[16 << 20];
+
+	memset(large, 'x', sizeof(large));
+	put_file("new/1.a,S=1,W=1", large, sizeof(large));
+	for (int late = 0; late < 2; late++) {
+		int fd = alice(), octet, last = 0;
+
+		send_all(fd, "RETR 1\r\n", 8);
+		for (int i = 0; i < 1000; i++)
+			turn();
+		if (late)
+			srv.frozen += 600 * SECOND;
+		else
+			ck_assert_int_eq(truncate(in_dir("mail/alice/new/"
+			    "1.a,S=1,W=1", NULL), 100), 0);
+		if (late)
+			turn();
+		while ((octet = hear_octet(fd)) >= 0)
+			last = octet;
+		ck_assert_int_eq(octet, -1);
+		ck_assert_int_eq(last, 'x');
+		close(fd);
+		put_file("new/1.a,S=1,W=1", large, sizeof(large));
+	}
+}
+END_TEST
+
+START_TEST(maildrop_that_cannot_be_read_rfc3206_4)
+{
+	put("new/1.a,S=2,W=3", "a\n");
+	rename(in_dir("mail/alice/cur", NULL), in_dir("mail/alice/x", NULL));
+	close(open(in_dir("mail/alice/cur", NULL), O_WRONLY | O_CREAT, 0600));
+	int fd = client();
+
+	PLAY(fd, "S: +OK", "C: USER alice", "S: +OK", "C: PASS a b c",
+	    "S: -ERR [SYS/PERM]", "C: USER bob", "S: +OK", "C: PASS builder",
+	    "S: +OK");
+	close(fd);
+	unlink(in_dir("mail/alice/cur", NULL));
+	fd = alice();
+	PLAY(fd, "C: DELE 1", "S: +OK");
+	unlink(in_dir("mail/alice/new/1.a,S=2,W=3", NULL));
+	mkdir(in_dir("mail/alice/new/1.a,S=2,W=3", NULL), 0700);
+	PLAY(fd, "C: RSET", "S: +OK", "C: RETR 1", "S: -ERR [SYS/TEMP]",
+	    "C: DELE 1", "S: +OK", "C: QUIT", "S: -ERR [SYS/TEMP] not all",
+	    "S: (closed)");
+	close(fd);
+}
+END_TEST
+
+/* One past the limit is left for the next session. */
+START_TEST(messages_max)
+{
+	struct maildrop d = { 0 };
+	char name[PATH_MAX];
+
+	put("new/0", "");
+	for (int i = 1; i <= MESSAGES_MAX; i++) {
+		snprintf(name, sizeof(name), "%s/mail/alice/new/%d", dir, i);
+		close(open(name, O_WRONLY | O_CREAT, 0600));
+	}
+	ck_assert(maildrop_load(&d, "alice"));
+	ck_assert_uint_eq(d.left, MESSAGES_MAX);
+	maildrop_free(&d);
+	unlink(in_dir("mail/alice/new/7", NULL));
+	ck_assert(maildrop_load(&d, "alice"));
+	ck_assert_uint_eq(d.left, MESSAGES_MAX);
+	maildrop_free(&d);
+}
+END_TEST
+
+START_TEST(faults_of_the_laboratory)
+{
+	struct fault faults[] = {
+		{ KIND_POP3, "stat", FAULT_ERR, 0, 100 },
+		{ KIND_POP3, "LIST", FAULT_DROP, 0, 100 },
+		{ KIND_POP3, "UIDL", FAULT_STALL, 0, 100 },
+		{ KIND_POP3, "connect", FAULT_ERR, 0, 0 },
+	};
+
+	conf.faults = faults;
+	conf.n_faults = NELEM(faults);
+	int fd = alice();
+
+	PLAY(fd, "C: STAT", "S: -ERR [SYS/TEMP] a laboratory", "C: NOOP",
+	    "S: +OK", "C: LIST", "S: (closed)");
+	close(fd);
+	fd = alice();
+	PLAY(fd, "C: UIDL", "S: (silence)", "C: NOOP", "S: (silence)",
+	    "T: 600000", "S: (closed)");
+	close(fd);
+	faults[3].percent = 100;
+	fd = client();
+	PLAY(fd, "S: -ERR [SYS/TEMP] a laboratory", "S: (closed)");
+	close(fd);
+}
+END_TEST
+
+START_TEST(stop_tells_everybody)
+{
+	static char large[16 << 20];
+
+	memset(large, 'x', sizeof(large));
+	put_file("new/1.a,S=1,W=1", large, sizeof(large));
+	int fd = client(), other = client(), busy = alice();
+
+	PLAY(fd, "S: +OK");
+	PLAY(other, "S: +OK", "C: USER carol", "S: +OK");
+	send_all(other, "PASS x\r\n", 8);
+	send_all(busy, "RETR 1\r\n", 8);
+	for (int i = 0; i < 10; i++)
+		turn();
+	net_wait(srv.now);
+	pop3_stop();
+	net_settle();
+	pop3_reap();
+	PLAY(fd, "S: -ERR [SYS/TEMP] the server stops", "S: (closed)");
+	PLAY(other, "S: -ERR [SYS/TEMP] the server stops", "S: (closed)");
+	int octet, last = 0;
+
+	while ((octet = hear_octet(busy)) >= 0)
+		last = octet;
+	ck_assert_int_eq(last, 'x');
+	close(fd);
+	close(other);
+	close(busy);
+}
+END_TEST
+
+/* Neither in the trace nor in the session's memory. */
+START_TEST(passwords_are_not_kept)
+{
+	char said[8192];
+	FILE *log = tmpfile();
+	int old = dup(STDERR_FILENO);
+
+	log_level = 1;
+	dup2(fileno(log), STDERR_FILENO);
+	int fd = client();
+
+	PLAY(fd, "S: +OK", "C: USER alice", "S: +OK", "R: PASS swordf",
+	    "R: ish\r\n", "T: 1000", "S: -ERR", "C: AUTH PLAIN swordfish",
+	    "S: -ERR", "C: PASS\tswordfish", "S: -ERR", "C: pass swordfish",
+	    "S: -ERR", "R: PASS swordfish\n", "S: -ERR");
+	fflush(stderr);
+	dup2(old, STDERR_FILENO);
+	close(old);
+	log_level = -1;
+	rewind(log);
+	size_t len = fread(said, 1, sizeof(said) - 1, log);
+
+	said[len] = '\0';
+	fclose(log);
+	ck_assert_ptr_nonnull(strstr(said, "< PASS ..."));
+	ck_assert_ptr_null(strstr(said, "swordf"));
+	const struct pop3 *s = session();
+
+	ck_assert_ptr_null(memmem(s, sizeof(*s), "sword", 5));
+	ck_assert_ptr_null(memmem(s->c.in.data, s->c.in.cap, "sword", 5));
+	close(fd);
+}
+END_TEST
+
+int
+main(void)
+{
+	Suite *suite = suite_create("pop3");
+	TCase *rules = tcase_create("rules"), *talk = tcase_create("dialogues");
+
+	tcase_add_checked_fixture(rules, set_up, tear_down);
+	tcase_add_checked_fixture(talk, set_up, tear_down);
+	tcase_set_timeout(rules, 120);
+	tcase_set_timeout(talk, 120);
+	tcase_add_test(rules, numbers_rfc1939_5);
+	tcase_add_test(rules, users_without_regard_to_case);
+	tcase_add_test(rules, unique_ids_rfc1939_7);
+	tcase_add_test(rules, order_is_time_then_name);
+	tcase_add_test(rules, sizes_from_names);
+	tcase_add_test(rules, dot_stuffing_rfc1939_3);
+	tcase_add_test(rules, octets_rfc1939_11);
+	tcase_add_test(rules, delivery_is_one_file_with_many_names);
+	tcase_add_test(rules, delivery_counts_the_missing_line_end);
+	tcase_add_test(rules, delivery_tells_why_not);
+	tcase_add_test(rules, delivery_across_file_systems);
+	tcase_add_test(rules, messages_max);
+	tcase_add_test(talk, dialogue_rfc1939_10);
+	tcase_add_test(talk, capa_rfc2449_5);
+	tcase_add_test(talk, strict_numbers_rfc1939_5);
+	tcase_add_test(talk, lines_rfc1939_3);
+	tcase_add_test(talk, states_rfc1939_3);
+	tcase_add_test(talk, nothing_removed_without_quit_rfc1939_6);
+	tcase_add_test(talk, quit_removes_in_slices_rfc1939_6);
+	tcase_add_test(talk, wrong_password_takes_a_second);
+	tcase_add_test(talk, one_crypt_a_turn);
+	tcase_add_test(talk, in_use_rfc2449_8_1_2);
+	tcase_add_test(talk, files_that_move_are_found);
+	tcase_add_test(talk, foreign_files_are_counted_once);
+	tcase_add_test(talk, two_names_while_we_read_are_one_message);
+	tcase_add_test(talk, pipelining_rfc2449_6_6);
+	tcase_add_test(talk, many_commands_at_once);
+	tcase_add_test(talk, a_thousand_messages_stream);
+	if (!STRESS) { /* megabytes, one octet at a time */
+		tcase_add_test(talk, slow_reader);
+		tcase_add_test(talk, torn_answers_are_cut);
+		tcase_add_test(talk, stop_tells_everybody);
+	}
+	tcase_add_test(talk, maildrop_that_cannot_be_read_rfc3206_4);
+	tcase_add_test(talk, faults_of_the_laboratory);
+	tcase_add_test(talk, passwords_are_not_kept);
+	suite_add_tcase(suite, rules);
+	suite_add_tcase(suite, talk);
+	SRunner *runner = srunner_create(suite);
+
+	srunner_run_all(runner, CK_NORMAL);
+	int failed = srunner_ntests_failed(runner);
+
+	srunner_free(runner);
+	return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}

@@ -1,0 +1,707 @@
+/*
+ * check_queue.c -- the schedule under a clock that the tests set.
+ *
+ * What this is
+ *	queue.c on the real spool, with a stub for relay.c: the tests decide
+ *	what every host says, and when.  Five days take no time.
+ * Always true
+ *	Nobody sleeps.  A turn is queue_serve() and queue_commit(); time goes
+ *	on from one due time to the next.
+ * Links with: queue spool maildrop conf net
+ */
+#include "testlib.h"
+#include <dirent.h>
+
+struct server srv;
+int log_level = -1;
+
+enum { RELAYS = 1200, DAY = 24 * 60 };
+
+/* ---- stubs ------------------------------------------------------------------- */
+
+struct relay {
+	char domain[HOST_MAX];
+	enum relay_state state;
+	struct relay_news news;
+	struct job *job;
+	bool quit;
+};
+
+static struct relay *relays[RELAYS];
+static size_t n_relays, n_opened;
+
+struct relay *
+relay_open(const char *domain)
+{
+	struct relay *r = calloc(1, sizeof(*r));
+
+	ck_assert_ptr_nonnull(r);
+	ck_assert_uint_lt(n_relays, RELAYS);
+	snprintf(r->domain, sizeof(r->domain), "%s", domain);
+	snprintf(r->news.host, sizeof(r->news.host), "mx.%.200s", domain);
+	relays[n_relays++] = r;
+	n_opened++;
+	return r;
+}
+
+enum relay_state
+relay_step(struct relay *r)
+{
+	enum relay_state state = r->state;
+
+	if (state == RELAY_SENT) /* told once; then the test says more */
+		r->state = RELAY_BUSY;
+	return state;
+}
+
+void
+relay_send(struct relay *r, struct job *j, int fd)
+{
+	ck_assert_int_eq(r->state, RELAY_READY);
+	ck_assert_int_ge(fd, 0);
+	r->job = j;
+	r->state = RELAY_BUSY;
+}
+
+void
+relay_quit(struct relay *r)
+{
+	r->quit = true;
+	r->state = RELAY_OVER;
+}
+
+void
+relay_close(struct relay *r)
+{
+	size_t i = 0;
+
+	while (relays[i] != r)
+		i++;
+	relays[i] = relays[--n_relays];
+	free(r);
+}
+
+const struct relay_news *
+relay_news(const struct relay *r)
+{
+	return &r->news;
+}
+
+struct zone *
+zone_load(const char *origin, const char *file, struct diag *d)
+{
+	(void)origin;
+	(void)file;
+	(void)d;
+	return NULL;
+}
+
+void
+zone_free(struct zone *z)
+{
+	(void)z;
+}
+
+/* ---- a world of one server ------------------------------------------------------ */
+
+static char home[512];
+
+static void
+setup(void)
+{
+	test_begin();
+	ck_assert_ptr_nonnull(getcwd(home, sizeof(home)));
+	ck_assert_int_eq(chdir(test_dir), 0);
+	n_relays = n_opened = 0;
+	ck_assert(net_start());
+	test_conf("hostname mail.test\nusers users\nrelay_domain far.test\n"
+		  "relay_domain near.test\n");
+	ck_assert_int_eq(spool_start(srv.conf), 0);
+	ck_assert(queue_load(true));
+}
+
+static void
+teardown(void)
+{
+	ck_assert_int_eq(chdir(home), 0);
+	test_end();
+}
+
+static void
+turn(void)
+{
+	queue_serve();
+	queue_commit();
+}
+
+/* Receive one message, as smtp.c would; its id. */
+static const char *
+receive(const char *from, const char *to)
+{
+	static char id[ID_LEN + 1];
+	struct msg *m = spool_begin(from);
+	char list[1024], *rest = list, *at;
+
+	ck_assert_ptr_nonnull(m);
+	snprintf(list, sizeof(list), "%s", to);
+	while ((at = strsep(&rest, " ")) != NULL)
+		ck_assert(spool_rcpt(srv.conf, m, at));
+	spool_open(m);
+	spool_write(m, "Subject: hello\nX-Id: 1\n\ntext\n", 29);
+	snprintf(id, sizeof(id), "%s", m->id);
+	spool_submit(m);
+	queue_commit();
+	ck_assert_int_eq(m->state, MSG_COMMITTED);
+	spool_drop(m);
+	return id;
+}
+
+/* The only attempt under way. */
+static struct relay *
+only(void)
+{
+	ck_assert_uint_eq(n_relays, 1);
+	return relays[0];
+}
+
+/* This host cannot be reached. */
+static void
+lose(struct relay *r)
+{
+	r->state = RELAY_LOST;
+	snprintf(r->news.reason, sizeof(r->news.reason), "connection refused");
+	turn();
+}
+
+/* The host takes what waits next: the job it is given, or NULL. */
+static struct job *
+ready(struct relay *r)
+{
+	r->job = NULL;
+	r->state = RELAY_READY;
+	queue_serve();
+	return r->quit ? NULL : r->job;
+}
+
+/* What the host says of every recipient still waiting. */
+static void
+say(struct job *j, enum rcpt_state state, const char *reply)
+{
+	for (size_t i = 0; i < j->n; i++) {
+		if (j->rcpts[i].state != RCPT_WAITING)
+			continue;
+		j->rcpts[i].state = state;
+		free(j->rcpts[i].reply);
+		j->rcpts[i].reply = strdup(reply);
+	}
+}
+
+static void
+sent(struct relay *r)
+{
+	r->state = RELAY_SENT;
+	r->news.delivered++;
+	turn();
+}
+
+/* Names in a folder of the state that end so. */
+static int
+count_files(const char *folder, const char *end)
+{
+	char path[256];
+	int n = 0;
+
+	snprintf(path, sizeof(path), "mailserv-data/%s", folder);
+	DIR *dir = opendir(path);
+
+	for (struct dirent *e; dir != NULL && (e = readdir(dir)) != NULL;)
+		n += e->d_name[0] != '.' && strstr(e->d_name, end) != NULL;
+	if (dir != NULL)
+		closedir(dir);
+	return n;
+}
+
+/* Let time pass, to the next due time. */
+static void
+pass(void)
+{
+	ck_assert_int_lt(queue_due(), NEVER);
+	if (queue_due() > srv.now) {
+		srv.wall += queue_due() - srv.now;
+		srv.now = srv.frozen = queue_due();
+	}
+	turn();
+}
+
+/* ---- tests -------------------------------------------------------------------------- */
+
+/* However many messages wait, one attempt, and one at a time. */
+START_TEST(dead_host_costs_one_attempt)
+{
+	for (int i = 0; i < 100; i++)
+		receive("bob@sender.test", "alice@far.test");
+	turn();
+	lose(only());
+	ck_assert_uint_eq(n_opened, 1);
+	ck_assert_uint_eq(n_relays, 0);
+	ck_assert_int_eq(queue_due(), srv.now + MINUTE);
+	receive("bob@sender.test", "alice@far.test"); /* waits as well */
+	turn();
+	ck_assert_uint_eq(n_relays, 0);
+	ck_assert_ptr_nonnull(strstr(test_read("mailserv-data/queue/.hosts"),
+	    "far.test 1 "));
+}
+END_TEST
+
+/* retry: each wait in turn, the last one again and again; then, past expire,
+ * the report (RFC 5321 4.5.4.1). */
+START_TEST(five_days_of_retries)
+{
+	static const msec wait[] = { 1, 5, 15, 30, 60, 60, 60 };
+	msec begun = srv.now;
+
+	receive("alice@mail.test", "carol@far.test");
+	turn();
+	for (size_t i = 0; i < NELEM(wait); i++) {
+		lose(only());
+		ck_assert_int_eq(queue_due() - srv.now, wait[i] * MINUTE);
+		pass();
+	}
+	while (srv.now - begun < 5 * DAY * MINUTE) {
+		ck_assert_int_eq(count_files("mail/alice/new", ""), 0);
+		lose(only());
+		if (n_relays == 0 && srv.queue.n_messages > 0)
+			pass();
+	}
+	lose(only());
+	ck_assert_uint_eq(srv.queue.n_messages, 0);
+	ck_assert_int_eq(count_files("mail/alice/new", ""), 1);
+	ck_assert_int_eq(count_files("queue", "msg"), 0);
+	ck_assert_int_eq(queue_due(), NEVER);
+}
+END_TEST
+
+/* The first success drains all, oldest first, and ends the backoff. */
+START_TEST(drains_in_order)
+{
+	char ids[8][ID_LEN + 1]; /* so few that one connection does */
+
+	for (int i = 0; i < 8; i++)
+		snprintf(ids[i], sizeof(ids[i]), "%s",
+		    receive("bob@sender.test", "alice@far.test"));
+	turn();
+	lose(only());
+	pass();
+	struct relay *r = only();
+
+	for (int i = 0; i < 8; i++) {
+		struct job *j = ready(r);
+
+		ck_assert_ptr_nonnull(j);
+		ck_assert_str_eq(j->q->id, ids[i]);
+		say(j, RCPT_DONE, "250 ok");
+		sent(r);
+		ck_assert_int_eq(count_files("queue", ".env"), 7 - i);
+	}
+	ck_assert_ptr_null(ready(r));
+	turn();
+	ck_assert_uint_eq(srv.queue.n_dests, 0);
+	ck_assert_int_eq(count_files("queue", ".msg"), 0);
+}
+END_TEST
+
+/* A host that takes mail gets more connections, but no more than four. */
+START_TEST(several_connections_to_a_fast_host)
+{
+	for (int i = 0; i < 100; i++)
+		receive("bob@sender.test", "alice@far.test");
+	turn();
+	for (int i = 0; i < 10; i++) {
+		struct relay *fresh = NULL;
+
+		for (size_t k = 0; k < n_relays; k++)
+			if (relays[k]->job == NULL)
+				fresh = relays[k];
+		if (fresh != NULL)
+			ready(fresh);
+		turn();
+	}
+	ck_assert_uint_eq(n_relays, 4);
+}
+END_TEST
+
+/* One of several is refused: the others go on, and nothing waits. */
+START_TEST(one_of_several_is_lost)
+{
+	for (int i = 0; i < 100; i++)
+		receive("bob@sender.test", "alice@far.test");
+	turn();
+	ready(only());
+	turn();
+	ck_assert_uint_eq(n_relays, 2);
+	lose(relays[1]); /* in this turn a third has begun */
+	ck_assert_uint_eq(n_relays, 2);
+	lose(relays[1]);
+	ck_assert_uint_eq(n_relays, 1);
+	turn();
+	ck_assert_uint_eq(n_relays, 1);
+	struct job *j = relays[0]->job;
+
+	say(j, RCPT_DONE, "250 ok");
+	sent(relays[0]);
+	ck_assert_ptr_nonnull(ready(relays[0]));
+	turn();
+	ck_assert_uint_eq(n_relays, 1); /* it will not be pressed again */
+}
+END_TEST
+
+/* Greylisting: a 4yz delays its recipient, not its destination. */
+START_TEST(delay_of_one_recipient)
+{
+	receive("bob@sender.test", "alice@far.test carol@far.test");
+	receive("bob@sender.test", "dave@far.test");
+	turn();
+	struct relay *r = only();
+	struct job *j = ready(r);
+
+	ck_assert_uint_eq(j->n, 2);
+	j->rcpts[0].state = RCPT_DELAYED;
+	j->rcpts[0].reply = strdup("450 4.2.0 later");
+	j->rcpts[1].state = RCPT_DONE;
+	sent(r);
+	j = ready(r);
+	ck_assert_str_eq(j->rcpts[0].address, "dave@far.test");
+	say(j, RCPT_DONE, "250 ok");
+	sent(r);
+	ck_assert_ptr_null(ready(r));
+	turn();
+	ck_assert_int_eq(queue_due(), srv.now + MINUTE);
+	pass();
+	j = ready(only());
+	ck_assert_uint_eq(j->n, 2);
+	ck_assert_int_eq(j->rcpts[0].state, RCPT_WAITING);
+	ck_assert_int_eq(j->rcpts[1].state, RCPT_DONE);
+	j->rcpts[0].state = RCPT_DELAYED; /* again: the next wait */
+	sent(relays[0]);
+	ck_assert_ptr_null(ready(only()));
+	turn();
+	ck_assert_int_eq(queue_due(), srv.now + 5 * MINUTE);
+}
+END_TEST
+
+/* The text of the only report in alice's mailbox. */
+static const char *
+report(void)
+{
+	char path[600];
+	DIR *dir = opendir("mailserv-data/mail/alice/new");
+	struct dirent *e;
+
+	ck_assert_ptr_nonnull(dir);
+	while ((e = readdir(dir)) != NULL && e->d_name[0] == '.')
+		continue;
+	ck_assert_ptr_nonnull(e);
+	snprintf(path, sizeof(path), "mailserv-data/mail/alice/new/%s",
+	    e->d_name);
+	closedir(dir);
+	return test_read(path);
+}
+
+/* RFC 3464 2, RFC 5321 4.5.5: recipients that fail together share a report,
+ * with a null reverse-path, 7-bit, and nobody's lines but ours. */
+START_TEST(report_of_two)
+{
+	receive("alice@mail.test", "x@far.test y@far.test z@far.test");
+	turn();
+	struct relay *r = only();
+	struct job *j = ready(r);
+
+	j->rcpts[0].state = j->rcpts[1].state = RCPT_FAILED;
+	j->rcpts[0].reply = strdup("550 5.1.1 no such user");
+	j->rcpts[1].reply = strdup("552 too much \xc3\xa4\nX-Evil: yes");
+	j->rcpts[2].state = RCPT_DONE;
+	sent(r);
+	const char *text = report();
+
+	ck_assert_int_eq(strncmp(text, "Return-Path: <>\n", 16), 0);
+	ck_assert_ptr_nonnull(strstr(text, "To: <alice@mail.test>\n"));
+	ck_assert_ptr_nonnull(strstr(text, "Auto-Submitted: auto-replied\n"));
+	ck_assert_ptr_nonnull(strstr(text, "report-type=delivery-status"));
+	ck_assert_ptr_nonnull(strstr(text, "Reporting-MTA: dns; mail.test\n"));
+	ck_assert_ptr_nonnull(strstr(text, "Final-Recipient: rfc822; "
+	    "x@far.test\nAction: failed\nStatus: 5.1.1\nRemote-MTA: dns; "
+	    "mx.far.test\nDiagnostic-Code: smtp; 550 5.1.1 no such user\n"));
+	ck_assert_ptr_nonnull(strstr(text, "Status: 5.0.0\n"));
+	ck_assert_ptr_null(strstr(text, "z@far.test"));
+	ck_assert_ptr_nonnull(strstr(text, "\nX-Id: 1\n"));
+	ck_assert_ptr_null(strstr(text, "\ntext\n"));
+	for (const char *at = text; *at != '\0'; at++)
+		ck_assert_int_gt(*at, 0);
+	ck_assert_uint_eq(srv.queue.n_messages, 0);
+	ck_assert_int_eq(count_files("queue", ".env"), 0);
+}
+END_TEST
+
+/* RFC 5321 6.1: no report of a report; the operator gets it, and may move it
+ * back. */
+START_TEST(null_sender_goes_to_failed)
+{
+	char id[ID_LEN + 1], from[300], to[300];
+
+	snprintf(id, sizeof(id), "%s", receive("", "x@far.test y@far.test"));
+	turn();
+	struct job *j = ready(only());
+
+	say(j, RCPT_FAILED, "550 no");
+	sent(only());
+	ck_assert_int_eq(count_files("queue/failed", ""), 2);
+	ck_assert_int_eq(count_files("queue", ".env"), 0);
+	static const char *const end[] = { "msg", "env" };
+
+	for (size_t i = 0; i < 2; i++) {
+		snprintf(from, sizeof(from), "mailserv-data/queue/failed/%s.%s",
+		    id, end[i]);
+		snprintf(to, sizeof(to), "mailserv-data/queue/%s.%s", id,
+		    end[i]);
+		ck_assert_int_eq(rename(from, to), 0);
+		ck_assert(queue_load(false)); /* half of it: left alone */
+	}
+	j = ready(only());
+	ck_assert_ptr_nonnull(j);
+	ck_assert_uint_eq(j->n, 2);
+	say(j, RCPT_DONE, "250 ok");
+	sent(only());
+	ck_assert_int_eq(count_files("queue", ".msg"), 0);
+}
+END_TEST
+
+/* A sender whom we do not know cannot be told either. */
+START_TEST(unknown_sender_goes_to_failed)
+{
+	receive("nobody@mail.test", "x@far.test");
+	turn();
+	say(ready(only()), RCPT_FAILED, "550 no");
+	sent(only());
+	ck_assert_int_eq(count_files("queue/failed", ".env"), 1);
+	ck_assert_uint_eq(srv.queue.n_messages, 0);
+}
+END_TEST
+
+/* A report that the disk refuses has not happened: they are tried again. */
+START_TEST(report_that_cannot_be_stored)
+{
+	receive("alice@mail.test", "x@far.test");
+	turn();
+	struct job *j = ready(only());
+	int tmp = srv.spool.tmp;
+
+	say(j, RCPT_FAILED, "550 no");
+	srv.spool.tmp = -1; /* EBADF */
+	sent(only());
+	srv.spool.tmp = tmp;
+	ck_assert_uint_eq(srv.queue.n_messages, 1);
+	ck_assert_int_eq(count_files("queue", ".env"), 1);
+	ck_assert_ptr_nonnull(ready(only())); /* the host waits: at once */
+	say(only()->job, RCPT_FAILED, "550 no");
+	sent(only());
+	ck_assert_int_eq(count_files("mail/alice/new", ""), 1);
+	ck_assert_uint_eq(srv.queue.n_messages, 0);
+}
+END_TEST
+
+/* No host will ever: all of it fails, fifty a turn. */
+START_TEST(impossible_destination)
+{
+	for (int i = 0; i < 51; i++)
+		receive("alice@mail.test", "x@far.test");
+	turn();
+	only()->state = RELAY_IMPOSSIBLE;
+	snprintf(only()->news.status, 8, "5.1.2");
+	snprintf(only()->news.reason, REASON_MAX, "no such domain");
+	turn();
+	ck_assert_int_eq(count_files("mail/alice/new", ""), 50);
+	turn();
+	ck_assert_int_eq(count_files("mail/alice/new", ""), 51);
+	turn();
+	ck_assert_uint_eq(n_relays, 0);
+	ck_assert_uint_eq(srv.queue.n_dests, 0);
+	ck_assert_ptr_nonnull(strstr(report(), "Status: 5.1.2\n"));
+}
+END_TEST
+
+/* After a crash: everything is due at once, nobody who is done again. */
+START_TEST(restart)
+{
+	receive("bob@sender.test", "a@far.test b@far.test c@near.test");
+	turn();
+	ck_assert_uint_eq(n_relays, 2);
+	struct relay *far = strcmp(relays[0]->domain, "far.test") == 0 ?
+	    relays[0] :
+	    relays[1];
+	struct job *j = ready(far);
+
+	j->rcpts[0].state = RCPT_DONE;
+	j->rcpts[1].state = RCPT_DELAYED;
+	j->rcpts[1].reply = strdup("450 4.2.0 later");
+	sent(far);
+	/* near.test is done: the envelope says so. */
+	struct relay *near = strcmp(relays[0]->domain, "near.test") == 0 ?
+	    relays[0] :
+	    relays[1];
+
+	say(ready(near), RCPT_DONE, "250 ok");
+	sent(near);
+	static struct queue before; /* all that a crash would take */
+
+	before = srv.queue;
+	ck_assert_uint_eq(before.n_messages, 1);
+	srv.queue = (struct queue){ 0 };
+	n_relays = 0;
+	ck_assert(queue_load(true));
+	turn();
+	ck_assert_str_eq(only()->domain, "far.test");
+	j = ready(only());
+	ck_assert_uint_eq(j->rcpts[j->n - 1].number, 2);
+	ck_assert_uint_eq(j->rcpts[j->n - 1].tries, 1);
+}
+END_TEST
+
+/* SIGUSR1 tries everything now; ETRN one destination, once a minute. */
+START_TEST(flush_and_etrn)
+{
+	receive("bob@sender.test", "a@far.test");
+	turn();
+	lose(only());
+	queue_flush();
+	turn();
+	lose(only());
+	ck_assert_int_eq(queue_due(), srv.now + 5 * MINUTE);
+	ck_assert(!queue_etrn("near.test"));
+	ck_assert(queue_etrn("FAR.test"));
+	turn();
+	lose(only());
+	ck_assert(!queue_etrn("far.test"));
+	srv.now = srv.frozen += MINUTE - 1;
+	ck_assert(!queue_etrn("far.test"));
+	srv.now = srv.frozen += 1;
+	ck_assert(queue_etrn("far.test"));
+}
+END_TEST
+
+/* The operator's -d: a message without its envelope is none. */
+START_TEST(deleted_while_it_waits)
+{
+	char name[128];
+
+	snprintf(name, sizeof(name), "mailserv-data/queue/%s.env",
+	    receive("bob@sender.test", "a@far.test"));
+	ck_assert_int_eq(unlink(name), 0);
+	turn();
+	ck_assert_ptr_null(ready(only()));
+	turn();
+	ck_assert_uint_eq(srv.queue.n_messages, 0);
+	ck_assert_int_eq(count_files("queue", ".msg"), 0);
+}
+END_TEST
+
+/* A host that took messages has had enough of a connection: no backoff. */
+START_TEST(lost_after_success)
+{
+	receive("bob@sender.test", "a@far.test");
+	receive("bob@sender.test", "b@far.test");
+	turn();
+	say(ready(only()), RCPT_DONE, "250 ok");
+	sent(only());
+	ck_assert_ptr_nonnull(ready(only()));
+	lose(only());
+	turn();
+	ck_assert_uint_eq(n_relays, 1);
+	ck_assert_uint_eq(n_opened, 2);
+}
+END_TEST
+
+/* A thousand attempts at once, and not one more; the others get theirs. */
+START_TEST(attempts_have_a_limit)
+{
+	char to[64];
+
+	for (int i = 0; i < 1001; i++) {
+		snprintf(to, sizeof(to), "a@d%d.test", i);
+		receive("bob@sender.test", to);
+	}
+	turn();
+	ck_assert_uint_eq(n_relays, 1000);
+	ck_assert_int_eq(queue_due(), NEVER);
+	turn();
+	ck_assert_uint_eq(n_relays, 1000);
+	lose(relays[0]);
+	turn();
+	ck_assert_uint_eq(n_relays, 1000);
+	ck_assert_uint_eq(n_opened, 1001);
+}
+END_TEST
+
+/* time_scale: a minute of waiting is a second, and nothing else changes. */
+START_TEST(time_scale)
+{
+	srv.conf->time_scale = 60;
+	receive("bob@sender.test", "a@far.test");
+	turn();
+	lose(only());
+	ck_assert_int_eq(queue_due() - srv.now, SECOND);
+}
+END_TEST
+
+/* An hour back, a year ahead: neither early, nor late, nor lost. */
+START_TEST(clock_steps)
+{
+	receive("alice@mail.test", "a@far.test");
+	turn();
+	lose(only());
+	srv.wall -= 60 * MINUTE;
+	pass();
+	lose(only());
+	srv.wall += 365 * (msec)DAY * MINUTE;
+	pass();
+	lose(only());
+	ck_assert_int_eq(queue_due() - srv.now, 15 * MINUTE);
+	ck_assert_uint_eq(srv.queue.n_messages, 1);
+	ck_assert_int_eq(count_files("mail/alice/new", ""), 0);
+}
+END_TEST
+
+int
+main(void)
+{
+	Suite *suite = suite_create("queue");
+	TCase *tc = tcase_create("queue");
+
+	tcase_add_checked_fixture(tc, setup, teardown);
+	tcase_set_timeout(tc, 60);
+	tcase_add_test(tc, dead_host_costs_one_attempt);
+	tcase_add_test(tc, five_days_of_retries);
+	tcase_add_test(tc, drains_in_order);
+	tcase_add_test(tc, several_connections_to_a_fast_host);
+	tcase_add_test(tc, one_of_several_is_lost);
+	tcase_add_test(tc, delay_of_one_recipient);
+	tcase_add_test(tc, report_of_two);
+	tcase_add_test(tc, null_sender_goes_to_failed);
+	tcase_add_test(tc, unknown_sender_goes_to_failed);
+	tcase_add_test(tc, report_that_cannot_be_stored);
+	tcase_add_test(tc, impossible_destination);
+	tcase_add_test(tc, restart);
+	tcase_add_test(tc, flush_and_etrn);
+	tcase_add_test(tc, deleted_while_it_waits);
+	tcase_add_test(tc, lost_after_success);
+	tcase_add_test(tc, attempts_have_a_limit);
+	tcase_add_test(tc, time_scale);
+	tcase_add_test(tc, clock_steps);
+	suite_add_tcase(suite, tc);
+	SRunner *runner = srunner_create(suite);
+
+	srunner_run_all(runner, CK_NORMAL);
+	int failed = srunner_ntests_failed(runner);
+
+	srunner_free(runner);
+	return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
