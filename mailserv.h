@@ -117,66 +117,11 @@ struct conf {
 	size_t n_faults;
 };
 
-/* ---- SMTP reception ----------------------------------------------------- */
-
-/* Where a client stands in the dialogue (RFC 5321 4.1.4). */
-enum smtp_state {
-	SMTP_NEW,    /* was greeted with 220, has not said its name */
-	SMTP_DENIED, /* was greeted with a refusal: may only say QUIT */
-	SMTP_READY,  /* has said its name: a transaction may begin */
-	SMTP_MAIL,   /* has given the reverse-path */
-	SMTP_RCPT,   /* has given a forward-path that we took */
-	SMTP_DATA,   /* sends content, after 354 */
-	SMTP_COMMIT, /* waits for the disk, after the final dot */
-	SMTP_BYE,    /* hears its last reply */
-	N_SMTP_STATES
-};
-
-/*
- * Where in a line of content the next octet falls.  Only the five octets
- * CR LF . CR LF end it (RFC 5321 4.1.1.4).
- *
- *	START --.--> DOT --CR--> DOT_CR --LF--> END
- *	TEXT --CR--> CR --LF--> START		any other octet: TEXT
- */
-enum dot_state {
-	DOT_START, DOT_TEXT, DOT_CR, DOT_DOT, DOT_DOT_CR, DOT_END
-};
-
-/* What is known of a message's content while it comes. */
-struct content {
-	enum dot_state dot;
-	bool in_header;       /* the empty line has not come yet */
-	bool bare;            /* a CR or LF came without the other */
-	unsigned received;    /* Received: lines in the header */
-	size_t column, match; /* of this line: octets, like "Received:" */
-	size_t size;          /* octets, without dots that were doubled */
-};
-
-struct smtp_verb; /* see smtp.c */
-
-struct smtp {
-	struct conn c; /* first: see struct conn */
-	struct conf *conf;
-	/* How far along? */
-	enum smtp_state state; /* changed by smtp_enter() only */
-	bool esmtp;            /* said EHLO, not HELO */
-	bool ended;            /* will say no more, but may still listen */
-	bool stalled;          /* fault: never answer */
-	char helo[HOST_MAX];   /* what it calls itself */
-	/* What has it said?  From SMTP_MAIL on. */
-	struct msg *msg;          /* the message it gives us, or NULL */
-	size_t n_rcpts;           /* forward-paths accepted */
-	char rcpt[PATH_MAX_SMTP]; /* the last of them, for Received: */
-	/* What has come of the content?  In SMTP_DATA. */
-	struct content content;
-	/* What is being answered? */
-	const struct smtp_verb *verb; /* NULL: not known, or no command */
-	char note[REASON_MAX];        /* the %s of the reply's text */
-	unsigned fault_code;
-	struct smtp *next_waiting; /* for the commit */
-	/* These two stay equal. */
-	unsigned long commands, replies;
+/* A path: its mailbox, or what is wrong with it. */
+struct path {
+	char mailbox[PATH_MAX_SMTP]; /* without <, > and a source route */
+	const char *fault;
+	const char *end; /* what follows it in the line; NULL: see fault */
 };
 
 /* ---- messages: the spool and the queue ---------------------------------- */
@@ -519,6 +464,16 @@ void smtp_stop(void);
 
 /* Invariants of all sessions, between two turns (debug and test builds). */
 void smtp_check(void);
+
+/* ---- path.c: the syntax of addresses --------------------------------------- */
+
+/* Read a path from its '<' on (RFC 5321 4.1.2).  Returns what follows its '>',
+ * or NULL: see path->fault. */
+const char *path_skip(const char *begin, struct path *path);
+
+/* Where a domain or an address literal that begins here ends (RFC 5321
+ * 4.1.3); NULL: there is none. */
+const char *path_skip_host(const char *at);
 
 /* ---- queue.c: the schedule, attempts, reports ----------------------------------- */
 

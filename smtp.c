@@ -20,7 +20,6 @@
  *	CHUNKING (RFC 3030 2), DSN parameters (RFC 3461 4).  Exercise: take
  *	NOTIFY= of RCPT; where must it go, so that a report can obey it?
  */
-#include <arpa/inet.h>
 #include <assert.h>
 #include <ctype.h>
 #include <errno.h>
@@ -36,146 +35,67 @@ enum {
 	TRACE_LINE = 1280, /* Received:, with three names of any length */
 };
 
-#define LET_DIG "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+/* ---- states, verdicts, verbs --------------------------------------------- */
 
-/* ---- addresses (RFC 5321 4.1.2, 4.1.3) ----------------------------------- */
-
-/* Each skip_X() is given where an X should begin, and returns where it ends,
- * or NULL: there is none.  None of them runs past the end of the line, because
- * the NUL there belongs to no X.  A domain's words have no hyphen at either
- * end (RFC 5321 4.1.2), and the DNS has no room for long ones. */
-static const char *
-skip_domain(const char *at)
-{
-	for (;; at++) {
-		size_t len = strspn(at, LET_DIG "-");
-
-		if (len == 0 || len > LABEL_MAX || at[0] == '-' ||
-		    at[len - 1] == '-')
-			return NULL;
-		at += len;
-		if (*at != '.')
-			return at;
-	}
-}
-
-/* "[192.0.2.1]" or "[IPv6:2001:db8::1]".  No other tag is registered. */
-static const char *
-skip_literal(const char *at)
-{
-	char text[INET6_ADDRSTRLEN];
-	unsigned char address[16];
-	bool v6 = strncasecmp(at, "[IPv6:", 6) == 0;
-	const char *begin = at + (v6 ? 6 : 1);
-	size_t len = strcspn(begin, "]");
-
-	if (begin[len] == '\0' || len >= sizeof(text))
-		return NULL;
-	memcpy(text, begin, len);
-	text[len] = '\0';
-	bool good = inet_pton(v6 ? AF_INET6 : AF_INET, text, address) == 1;
-
-	return good ? begin + len + 1 : NULL;
-}
-
-static const char *
-skip_host(const char *at)
-{
-	return *at == '[' ? skip_literal(at) : skip_domain(at);
-}
-
-/* A backslash takes the next octet with it, but never past the end. */
-static const char *
-skip_quoted(const char *at)
-{
-	for (at++; *at != '"'; at++) {
-		if (*at == '\\')
-			at++;
-		if (*at == '\0')
-			return NULL;
-	}
-	return at + 1;
-}
-
-/* A Quoted-string, or a Dot-string of atoms. */
-static const char *
-skip_local(const char *at)
-{
-	if (*at == '"')
-		return skip_quoted(at);
-	for (;; at++) {
-		size_t len = strspn(at, LET_DIG "!#$%&'*+-/=?^_`{|}~");
-
-		if (len == 0)
-			return NULL;
-		at += len;
-		if (*at != '.')
-			return at;
-	}
-}
-
-/* "@one,@two:", which must be accepted, and is to be ignored (RFC 5321 C). */
-static const char *
-skip_route(const char *at)
-{
-	for (;; at++) {
-		at = *at == '@' ? skip_domain(at + 1) : NULL;
-		if (at == NULL)
-			return NULL;
-		if (*at == ':')
-			return at + 1;
-		if (*at != ',')
-			return NULL;
-	}
-}
-
-/* A path: its mailbox, or what is wrong with it. */
-struct path {
-	char mailbox[PATH_MAX_SMTP]; /* without <, > and a source route */
-	const char *fault;
-	const char *end; /* what follows it in the line; NULL: see fault */
+/* Where a client stands in the dialogue (RFC 5321 4.1.4). */
+enum smtp_state {
+	SMTP_NEW,    /* was greeted with 220, has not said its name */
+	SMTP_DENIED, /* was greeted with a refusal: may only say QUIT */
+	SMTP_READY,  /* has said its name: a transaction may begin */
+	SMTP_MAIL,   /* has given the reverse-path */
+	SMTP_RCPT,   /* has given a forward-path that we took */
+	SMTP_DATA,   /* sends content, after 354 */
+	SMTP_COMMIT, /* waits for the disk, after the final dot */
+	SMTP_BYE,    /* hears its last reply */
+	N_SMTP_STATES
 };
 
-/* Read a path from its '<' on.  Returns what follows its '>', or NULL. */
-static const char *
-skip_path(const char *begin, struct path *path)
-{
-	const char *local = begin + 1;
+/*
+ * Where in a line of content the next octet falls.  Only the five octets
+ * CR LF . CR LF end it (RFC 5321 4.1.1.4).
+ *
+ *	START --.--> DOT --CR--> DOT_CR --LF--> END
+ *	TEXT --CR--> CR --LF--> START		any other octet: TEXT
+ */
+enum dot_state {
+	DOT_START, DOT_TEXT, DOT_CR, DOT_DOT, DOT_DOT_CR, DOT_END
+};
 
-	path->fault = "its source route is none (RFC 5321 C)";
-	if (*local == '@' && (local = skip_route(local)) == NULL)
-		return NULL;
-	path->fault = "its local part is none";
-	const char *at = skip_local(local);
+/* What is known of a message's content while it comes. */
+struct content {
+	enum dot_state dot;
+	bool in_header;       /* the empty line has not come yet */
+	bool bare;            /* a CR or LF came without the other */
+	unsigned received;    /* Received: lines in the header */
+	size_t column, match; /* of this line: octets, like "Received:" */
+	size_t size;          /* octets, without dots that were doubled */
+};
 
-	if (at == NULL)
-		return NULL;
-	path->fault = "its local part has over 64 octets (RFC 5321 4.5.3.1.1)";
-	if (at - local > LOCAL_MAX)
-		return NULL;
-	path->fault = "no @ and domain after its local part";
-	if (*at != '@')
-		return NULL;
-	path->fault = "its domain or address literal is none (RFC 5321 4.1.3)";
-	const char *end = skip_host(at + 1);
+struct smtp_verb;
 
-	if (end == NULL)
-		return NULL;
-	path->fault = "its domain has over 255 octets (RFC 5321 4.5.3.1.2)";
-	if (end - (at + 1) > DOMAIN_MAX)
-		return NULL;
-	path->fault = "no > after its domain";
-	if (*end != '>')
-		return NULL;
-	path->fault = "it has over 256 octets (RFC 5321 4.5.3.1.3)";
-	if (end + 1 - begin > PATH_MAX_SMTP)
-		return NULL;
-	snprintf(path->mailbox, sizeof(path->mailbox), "%.*s",
-	    (int)(end - local), local);
-	return end + 1;
-}
-
-/* ---- states, verdicts, verbs --------------------------------------------- */
+struct smtp {
+	struct conn c; /* first: see struct conn */
+	struct conf *conf;
+	/* How far along? */
+	enum smtp_state state; /* changed by smtp_enter() only */
+	bool esmtp;            /* said EHLO, not HELO */
+	bool ended;            /* will say no more, but may still listen */
+	bool stalled;          /* fault: never answer */
+	char helo[HOST_MAX];   /* what it calls itself */
+	/* What has it said?  From SMTP_MAIL on. */
+	struct msg *msg;          /* the message it gives us, or NULL */
+	size_t n_rcpts;           /* forward-paths accepted */
+	char rcpt[PATH_MAX_SMTP]; /* the last of them, for Received: */
+	/* What has come of the content?  In SMTP_DATA. */
+	struct content content;
+	/* What is being answered? */
+	const struct smtp_verb *verb; /* NULL: not known, or no command */
+	char note[REASON_MAX];        /* the %s of the reply's text */
+	unsigned fault_code;
+	struct smtp *next_waiting; /* for the commit */
+	/* These two stay equal. */
+	unsigned long commands, replies;
+};
 
 static const char *const state_name[] = {
 	[SMTP_NEW] = "NEW",
@@ -303,7 +223,7 @@ play_fault(struct smtp *s, const char *verb)
 static enum verdict
 do_hello(struct smtp *s, const char *arg)
 {
-	const char *end = skip_host(arg);
+	const char *end = path_skip_host(arg);
 	bool words = arg[0] == '[' && end != NULL && *end == ' ';
 
 	smtp_note(s, "wanted: %s", s->verb->help);
@@ -347,7 +267,7 @@ take_path(struct smtp *s, const struct path_kind *kind, const char *arg,
 	if (strncasecmp(begin, kind->special, special) == 0)
 		path->end = begin + special; /* path has its mailbox */
 	else
-		path->end = skip_path(begin, path);
+		path->end = path_skip(begin, path);
 	smtp_note(s, "%s", path->fault);
 	return path->end != NULL ? SAY_OK : kind->fault;
 }
@@ -525,7 +445,7 @@ do_etrn(struct smtp *s, const char *arg)
 {
 	const struct conf *conf = s->conf;
 	const char *domain = arg + (*arg == '@');
-	const char *end = skip_host(domain);
+	const char *end = path_skip_host(domain);
 	bool ours = false;
 
 	smtp_note(s, "wanted: %s", s->verb->help);

@@ -1,7 +1,7 @@
 /*
  * check_smtp.c -- reception, against a queue that is only pretended.
  *
- * Links with: smtp net
+ * Links with: smtp path net
  *
  * The spool below keeps messages in memory, and fails when it is told to.
  * Clients are real sockets on loopback; the server

@@ -1,0 +1,153 @@
+/*
+ * path.c -- the syntax of mail addresses (RFC 5321 4.1.2 and 4.1.3).
+ *
+ * What this is
+ *	A parser in small steps, one function a rule of the grammar.  The
+ *	longest walk is that of a forward-path:
+ *		<@one,@two:"local part"@[IPv6:2001:db8::1]>
+ *		 skip_route skip_local  path_skip_host
+ * Call it in this order
+ *	path_skip() where a '<' stands; path_skip_host() after EHLO.
+ * A typical sequence, with break path_skip in gdb
+ *	do_rcpt -> take_path -> path_skip -> skip_local -> skip_quoted
+ * Always true
+ *	Nothing is read behind the NUL at the line's end, whatever came.
+ *	An address is never expanded, and never becomes part of a path on
+ *	disk: spool_place() looks it up.
+ * What it does not do
+ *	Comments and folding: those belong to headers (RFC 5322 3.2.2).
+ *	Exercise: SMTPUTF8 (RFC 6531 3.3) widens two of these rules; which?
+ */
+#include <arpa/inet.h>
+#include <string.h>
+#include <strings.h>
+#include "mailserv.h"
+
+#define LET_DIG "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+
+/* Each skip_X() is given where an X should begin, and returns where it ends,
+ * or NULL: there is none.  None of them runs past the end of the line, because
+ * the NUL there belongs to no X.  A domain's words have no hyphen at either
+ * end (RFC 5321 4.1.2), and the DNS has no room for long ones. */
+static const char *
+skip_domain(const char *at)
+{
+	for (;; at++) {
+		size_t len = strspn(at, LET_DIG "-");
+
+		if (len == 0 || len > LABEL_MAX || at[0] == '-' ||
+		    at[len - 1] == '-')
+			return NULL;
+		at += len;
+		if (*at != '.')
+			return at;
+	}
+}
+
+/* "[192.0.2.1]" or "[IPv6:2001:db8::1]".  No other tag is registered. */
+static const char *
+skip_literal(const char *at)
+{
+	char text[INET6_ADDRSTRLEN];
+	unsigned char address[16];
+	bool v6 = strncasecmp(at, "[IPv6:", 6) == 0;
+	const char *begin = at + (v6 ? 6 : 1);
+	size_t len = strcspn(begin, "]");
+
+	if (begin[len] == '\0' || len >= sizeof(text))
+		return NULL;
+	memcpy(text, begin, len);
+	text[len] = '\0';
+	bool good = inet_pton(v6 ? AF_INET6 : AF_INET, text, address) == 1;
+
+	return good ? begin + len + 1 : NULL;
+}
+
+const char *
+path_skip_host(const char *at)
+{
+	return *at == '[' ? skip_literal(at) : skip_domain(at);
+}
+
+/* A backslash takes the next octet with it, but never past the end. */
+static const char *
+skip_quoted(const char *at)
+{
+	for (at++; *at != '"'; at++) {
+		if (*at == '\\')
+			at++;
+		if (*at == '\0')
+			return NULL;
+	}
+	return at + 1;
+}
+
+/* A Quoted-string, or a Dot-string of atoms. */
+static const char *
+skip_local(const char *at)
+{
+	if (*at == '"')
+		return skip_quoted(at);
+	for (;; at++) {
+		size_t len = strspn(at, LET_DIG "!#$%&'*+-/=?^_`{|}~");
+
+		if (len == 0)
+			return NULL;
+		at += len;
+		if (*at != '.')
+			return at;
+	}
+}
+
+/* "@one,@two:", which must be accepted, and is to be ignored (RFC 5321 C). */
+static const char *
+skip_route(const char *at)
+{
+	for (;; at++) {
+		at = *at == '@' ? skip_domain(at + 1) : NULL;
+		if (at == NULL)
+			return NULL;
+		if (*at == ':')
+			return at + 1;
+		if (*at != ',')
+			return NULL;
+	}
+}
+
+const char *
+path_skip(const char *begin, struct path *path)
+{
+	const char *local = begin + 1;
+
+	path->fault = "its source route is none (RFC 5321 C)";
+	if (*local == '@' && (local = skip_route(local)) == NULL)
+		return NULL;
+	path->fault = "its local part is none";
+	const char *at = skip_local(local);
+
+	if (at == NULL)
+		return NULL;
+	path->fault = "its local part has over 64 octets (RFC 5321 4.5.3.1.1)";
+	if (at - local > LOCAL_MAX)
+		return NULL;
+	path->fault = "no @ and domain after its local part";
+	if (*at != '@')
+		return NULL;
+	path->fault = "its domain or address literal is none (RFC 5321 4.1.3)";
+	const char *end = path_skip_host(at + 1);
+
+	if (end == NULL)
+		return NULL;
+	path->fault = "its domain has over 255 octets (RFC 5321 4.5.3.1.2)";
+	if (end - (at + 1) > DOMAIN_MAX)
+		return NULL;
+	path->fault = "no > after its domain";
+	if (*end != '>')
+		return NULL;
+	path->fault = "it has over 256 octets (RFC 5321 4.5.3.1.3)";
+	if (end + 1 - begin > PATH_MAX_SMTP)
+		return NULL;
+	snprintf(path->mailbox, sizeof(path->mailbox), "%.*s",
+	    (int)(end - local), local);
+	return end + 1;
+}
