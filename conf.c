@@ -37,6 +37,7 @@ struct reader {
 	struct spot at;
 	const char *folder; /* relative paths begin here */
 	bool domain_given;
+	unsigned seen[64]; /* the line of each directive, 0: not given */
 };
 
 /* One row of the table of directives below. */
@@ -466,6 +467,7 @@ read_alias(struct reader *rd, const struct directive *dir, char **value)
 	(void)dir;
 	conf->aliases = grow(conf->aliases, conf->n_aliases,
 	    sizeof(struct alias));
+	conf->aliases[conf->n_aliases].line = rd->at.line;
 	conf->aliases[conf->n_aliases].name = copy_text(value[0]);
 	conf->aliases[conf->n_aliases++].target = copy_text(value[1]);
 }
@@ -669,7 +671,7 @@ find_directive(const char *name)
 
 /* One line of the configuration file. */
 static void
-read_directive(struct reader *rd, char *line, bool seen[])
+read_directive(struct reader *rd, char *line)
 {
 	char *word[WORDS];
 	int values = split_words(line, word) - 1;
@@ -682,9 +684,10 @@ read_directive(struct reader *rd, char *line, bool seen[])
 		WRONG(rd, "no such directive: %s", word[0]);
 		return;
 	}
-	bool twice = seen[dir - directives] && !dir->repeats;
+	unsigned *seen = &rd->seen[dir - directives];
+	bool twice = *seen > 0 && !dir->repeats;
 
-	seen[dir - directives] = true;
+	*seen = rd->at.line;
 	if (twice)
 		WRONG(rd, "%s is given twice", dir->name);
 	else if (values < dir->least)
@@ -698,9 +701,16 @@ read_directive(struct reader *rd, char *line, bool seen[])
 }
 
 static bool
-was_given(const bool seen[], const char *name)
+was_given(const struct reader *rd, const char *name)
 {
-	return seen[find_directive(name) - directives];
+	return rd->seen[find_directive(name) - directives] > 0;
+}
+
+/* A fault that shows only when all is read is told where it was written. */
+static void
+blame(struct reader *rd, const char *name)
+{
+	rd->at.line = rd->seen[find_directive(name) - directives];
 }
 
 /* ---- defaults, and what must fit together ------------------------------------------------ */
@@ -758,7 +768,7 @@ default_resolvers(struct conf *conf)
 
 /* hostname, data_dir, addresses, networks: what else stands in for them. */
 static void
-conf_defaults(struct conf *conf, const bool seen[], const struct reader *rd)
+conf_defaults(struct conf *conf, const struct reader *rd)
 {
 	static const char *const loopback[] = { "127.0.0.0/8", "::1/128" };
 	char name[HOST_MAX] = "localhost";
@@ -770,13 +780,13 @@ conf_defaults(struct conf *conf, const bool seen[], const struct reader *rd)
 	}
 	if (conf->data_dir == NULL)
 		conf->data_dir = copy_path(rd, "mailserv-data");
-	if (!was_given(seen, "listen_smtp"))
+	if (!was_given(rd, "listen_smtp"))
 		default_address(conf, "listen_smtp", "127.0.0.1:2525");
-	if (!was_given(seen, "listen_pop3"))
+	if (!was_given(rd, "listen_pop3"))
 		default_address(conf, "listen_pop3", "127.0.0.1:1110");
-	if (!was_given(seen, "resolver"))
+	if (!was_given(rd, "resolver"))
 		default_resolvers(conf);
-	for (size_t i = 0; i < 2 && !was_given(seen, "relay_from"); i++) {
+	for (size_t i = 0; i < 2 && !was_given(rd, "relay_from"); i++) {
 		conf->relay_from = grow(conf->relay_from, i,
 		    sizeof(struct cidr));
 		conf->n_relay_from += parse_cidr(loopback[i],
@@ -805,9 +815,11 @@ check_domains(struct reader *rd)
 	if (!rd->domain_given && conf->users_given &&
 	    !names_add(&conf->domains, conf->hostname))
 		WRONG(rd, "out of memory");
+	blame(rd, "domain");
 	if (conf->domains.n > 0 && !conf->users_given)
 		WRONG(rd, "domain %s has no mailboxes: give users, or domain"
 		    " none", conf->domains.v[0]);
+	blame(rd, "relay_domain");
 	for (size_t i = 0; i < conf->n_relay_domains; i++)
 		if (names_has(&conf->domains, conf->relay_domains[i].name))
 			WRONG(rd, "%s is a domain and a relay_domain",
@@ -825,7 +837,11 @@ check_aliases(struct reader *rd)
 	for (size_t i = 0; i < conf->n_aliases; i++) {
 		const struct alias *alias = &conf->aliases[i];
 
+		rd->at.line = alias->line;
 		postmaster |= strcasecmp(alias->name, "postmaster") == 0;
+		if (strchr(alias->name, '@') != NULL)
+			WRONG(rd, "alias %s: a local part of ours, without @",
+			    alias->name);
 		if (strchr(alias->target, '@') == NULL &&
 		    user_find(conf, alias->target) == NULL)
 			WRONG(rd, "alias %s: no such user: %s", alias->name,
@@ -837,15 +853,20 @@ check_aliases(struct reader *rd)
 
 		read_alias(rd, find_directive("alias"), value);
 	}
+	blame(rd, "catch_all");
 	if (conf->catch_all_name != NULL)
 		conf->catch_all = user_find(conf, conf->catch_all_name);
 	if (conf->catch_all_name != NULL && conf->catch_all == NULL)
 		WRONG(rd, "catch_all: no such user: %s", conf->catch_all_name);
-	for (size_t i = 0; i < conf->n_aliases; i++)
-		if (strchr(conf->aliases[i].target, '@') != NULL &&
-		    spool_place(conf, conf->aliases[i].target) == PLACE_NOBODY)
-			WRONG(rd, "alias %s: %s leads nowhere",
-			    conf->aliases[i].name, conf->aliases[i].target);
+	for (size_t i = 0; i < conf->n_aliases; i++) {
+		const struct alias *alias = &conf->aliases[i];
+
+		rd->at.line = alias->line;
+		if (strchr(alias->target, '@') != NULL &&
+		    spool_place(conf, alias->target) == PLACE_NOBODY)
+			WRONG(rd, "alias %s: %s leads nowhere", alias->name,
+			    alias->target);
+	}
 }
 
 /* Passwords in the clear may not leave loopback. */
@@ -855,6 +876,7 @@ check_plain(struct reader *rd)
 	const struct conf *conf = rd->conf;
 	bool exposed = false;
 
+	blame(rd, "users");
 	for (size_t i = 0; i < conf->n_listen_pop3; i++)
 		exposed |= !address_is_loopback(&conf->listen_pop3[i]);
 	for (size_t i = 0; i < conf->n_users; i++)
@@ -872,22 +894,28 @@ check_listeners(struct reader *rd)
 {
 	struct conf *conf = rd->conf;
 	bool laboratory = conf->n_faults > 0 || conf->time_scale != 1;
-	bool exposed = false, low = false;
+	const char *low = NULL;
+	bool exposed = false;
 
 	for (size_t i = 0; i < NELEM(listeners); i++) {
 		struct address_list of = list_of(conf, listeners[i]);
 
 		for (size_t k = 0; k < *of.n; k++) {
 			exposed |= !address_is_loopback(&(*of.list)[k]);
-			low |= address_port(&(*of.list)[k]) < 1024;
+			if (address_port(&(*of.list)[k]) < 1024)
+				low = listeners[i];
 		}
 	}
+	blame(rd, conf->n_faults > 0 ? "fault" : "time_scale");
 	if (exposed && laboratory)
 		WRONG(rd, "fault and time_scale are for laboratories: every"
 		    " listener must be on loopback");
-	if (low && conf->run_as == NULL && geteuid() == 0)
+	if (low != NULL)
+		blame(rd, low);
+	if (low != NULL && conf->run_as == NULL && geteuid() == 0)
 		WRONG(rd, "root on a port below 1024: run_as must say who to"
 		    " become");
+	blame(rd, "run_as");
 	if (conf->run_as != NULL && getpwnam(conf->run_as) == NULL)
 		WRONG(rd, "run_as: no such user: %s", conf->run_as);
 }
@@ -898,7 +926,6 @@ struct conf *
 conf_load(const char *file, struct diag *diag)
 {
 	struct conf *conf = conf_new();
-	bool seen[NELEM(directives)] = { false };
 	char *copy = file != NULL ? copy_text(file) : NULL;
 	struct reader rd = { .conf = conf, .diag = diag,
 		.at = { file != NULL ? file : "built-in", 0 },
@@ -909,12 +936,12 @@ conf_load(const char *file, struct diag *diag)
 
 	conf->file = file != NULL ? copy_text(file) : NULL;
 	while (f != NULL && next_line(f, &line, &cap, &rd.at.line))
-		read_directive(&rd, line, seen);
+		read_directive(&rd, line);
 	free(line);
 	if (file == NULL)
 		conf_builtin(&rd);
 	if (f != NULL || file == NULL) {
-		conf_defaults(conf, seen, &rd);
+		conf_defaults(conf, &rd);
 		check_domains(&rd);
 		check_aliases(&rd);
 		check_plain(&rd);

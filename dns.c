@@ -435,6 +435,7 @@ read_query(struct packet *p, unsigned flags, struct query *q)
 		get_rr(p, &rr);
 		if (rr.type != RR_OPT)
 			continue;
+		p->bad |= rr.name.len != 1; /* RFC 6891 6.1.2: the root's */
 		q->opts++;
 		q->version = rr.ttl >> 16 & 0xFF;
 		if (rr.class > UDP_MIN)

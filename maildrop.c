@@ -192,7 +192,10 @@ maildrop_prepare(const struct msg *m, const char *user)
 		return false;
 	if (fstat(m->fd, &content) < 0)
 		return false;
-	return folder.st_dev == content.st_dev || maildrop_copy(m, user);
+	if (folder.st_dev == content.st_dev)
+		return true;
+	srv.spool.one_fs = false; /* syncfs() on queue/ does not reach it */
+	return maildrop_copy(m, user);
 }
 
 bool

@@ -57,7 +57,8 @@ struct user {
 };
 
 struct alias {
-	char *name, *target; /* lower case local part; a user or an address */
+	char *name, *target; /* a local part; a user or an address */
+	unsigned line;       /* of the configuration file */
 };
 
 /* relay_domain NAME [FILE] */
@@ -566,9 +567,7 @@ int spool_delete(const struct conf *conf, char *const *ids);
  * these recipients.  False: it could not be. */
 bool spool_fail(const struct envelope *e);
 
-/* ---- route.c: who takes mail for a domain ---------------------------------------- */
-
-/* ---- relay.c: routes, and the client's side of SMTP ----------------------------- */
+/* ---- route.c: who takes mail for a domain ---------------------------------- */
 
 /* Begin to look for the hosts of a domain, or of an address literal such as
  * "[192.0.2.1]"; NULL: no memory.  route_step(), once a turn, until the state
@@ -576,8 +575,13 @@ bool spool_fail(const struct envelope *e);
 struct route *route_begin(const char *domain);
 enum route_state route_step(struct route *r);
 void route_free(struct route *r);
+/* Does a listener hear what is sent to this address and port?  A wildcard
+ * hears all of this machine's. */
+bool route_listens(const union address *listener, const union address *a);
 /* On stdout, every hop and every reason (-r). */
 void route_print(const struct route *r);
+
+/* ---- relay.c: the client's side of SMTP ------------------------------------ */
 
 /*
  * One pass over the hosts of a destination.  relay_open(): begin; NULL: no

@@ -764,6 +764,9 @@ dest_failed(struct dest *d, const char *reason)
 	char text[REASON_MAX + 64];
 	char *copy = strdup(reason);
 
+	for (char *at = copy; at != NULL && *at != '\0'; at++)
+		if (*at < ' ' || *at > '~')
+			*at = '?'; /* queue/.hosts is lines of text */
 	d->fails++;
 	d->backoff = srv.now + retry_wait(d->fails);
 	d->retry = (time_t)((srv.wall + retry_wait(d->fails)) / 1000);

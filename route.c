@@ -273,6 +273,21 @@ is_our_address(const union address *a, const struct ifaddrs *own)
 	return false;
 }
 
+bool
+route_listens(const union address *listener, const union address *a)
+{
+	struct ifaddrs *own = NULL;
+
+	if (!is_wildcard(listener))
+		return address_equal(listener, a);
+	if (getifaddrs(&own) < 0)
+		return address_is_loopback(a);
+	bool found = is_this_machine(a, own);
+
+	freeifaddrs(own);
+	return found;
+}
+
 /* By name, also at the end of a CNAME chain, or by address? */
 static bool
 is_ourselves(const struct hop *hop, const struct ifaddrs *own)

@@ -56,10 +56,10 @@ is_ours(const struct conf *conf, const char *domain)
 	snprintf(host, sizeof(host), "%s", domain + (v6 ? 6 : 1));
 	host[strcspn(host, "]")] = '\0';
 	for (size_t i = 0; i < conf->n_listen_smtp; i++) {
-		unsigned port = address_port(&conf->listen_smtp[i]);
+		const union address *listener = &conf->listen_smtp[i];
 
-		if (address_parse(host, port, &literal) &&
-		    address_equal(&literal, &conf->listen_smtp[i]))
+		if (address_parse(host, address_port(listener), &literal) &&
+		    route_listens(listener, &literal))
 			return true;
 	}
 	return false;
@@ -369,8 +369,12 @@ spool_append(const char *id, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(line, sizeof(line) - 1, fmt, ap);
 	va_end(ap);
-	size_t len = strcspn(line, "\n");
+	size_t len = strlen(line);
 
+	/* What a host said may hold anything, and -q and cat will show it. */
+	for (size_t i = 0; i < len; i++)
+		if (line[i] < ' ' || line[i] > '~')
+			line[i] = '?';
 	line[len++] = '\n';
 	int fd = openat(srv.spool.dir, file_name(name, id, ".env"),
 	    O_WRONLY | O_APPEND | O_CLOEXEC);
@@ -635,20 +639,39 @@ link_queue(const struct msg *m, const char *end)
 	return linkat(srv.spool.tmp, name, srv.spool.dir, name, 0) == 0;
 }
 
+/* Take a name out of queue/ again, where errno still tells why. */
+static void
+unlink_keeping_errno(const char *name)
+{
+	int why = errno;
+
+	unlinkat(srv.spool.dir, name, 0);
+	errno = why;
+}
+
 /* Step 2, first half: every recipient's name, or none. */
 static void
 name_message(struct msg *m)
 {
-	bool ok = true;
+	char name[ID_LEN + 5];
+	size_t made = 0;
 
-	for (size_t i = 0; i < m->locals.n && ok; i++)
-		ok = maildrop_link(m, m->locals.v[i]);
-	if (ok && m->remotes.n > 0) /* the envelope last: it is the message */
-		ok = link_queue(m, ".msg") && link_queue(m, ".env");
+	while (made < m->locals.n && maildrop_link(m, m->locals.v[made]))
+		made++;
+	bool ok = made == m->locals.n;
+
+	if (ok && m->remotes.n > 0) { /* the envelope last: it is the message */
+		ok = link_queue(m, ".msg");
+		if (ok && !link_queue(m, ".env")) {
+			ok = false;
+			unlink_keeping_errno(file_name(name, m->id, ".msg"));
+		}
+	}
 	if (ok)
 		return;
 	m->error = errno;
-	unname_message(m);
+	while (made > 0) /* only what we made: another's name may be there */
+		maildrop_unlink(m, m->locals.v[--made]);
 }
 
 /* The folders that a message has got names in, one by one. */
@@ -688,6 +711,14 @@ sync_names(void)
 	sync_failed();
 }
 
+/* A refused message leaves no copy where mail/ is another file system. */
+static void
+drop_copies(const struct msg *m)
+{
+	for (size_t i = 0; i < m->locals.n; i++)
+		maildrop_unlink(m, m->locals.v[i]);
+}
+
 void
 spool_commit(void)
 {
@@ -702,6 +733,8 @@ spool_commit(void)
 	sync_names();
 	for (struct msg *m = list; m != NULL; m = m->next) {
 		m->state = m->error == 0 ? MSG_COMMITTED : MSG_REFUSED;
+		if (m->error != 0 && !srv.spool.one_fs)
+			drop_copies(m);
 		for (size_t i = 0; i < m->locals.n && m->error == 0; i++)
 			log_event(PART_QUEUE, m->id, "delivered user=%s",
 			    m->locals.v[i]);

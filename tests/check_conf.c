@@ -527,7 +527,7 @@ static const struct bad {
 	{ USERS "alias x nobody@here.test",
 	    CONF "3: alias x: nobody@here.test leads nowhere\n" },
 	{ USERS "alias x y@here.test\nalias y x@here.test",
-	    CONF "4: alias x: y@here.test leads nowhere\n" CONF
+	    CONF "3: alias x: y@here.test leads nowhere\n" CONF
 		 "4: alias y: x@here.test leads nowhere\n" },
 	{ USERS "relay_domain far.test list\nalias x nobody@far.test",
 	    CONF "4: alias x: nobody@far.test leads nowhere\n" },
@@ -535,16 +535,16 @@ static const struct bad {
 	    CONF "3: catch_all: no such user: nobody\n" },
 	{ "catch_all bob", CONF "1: catch_all: no such user: bob\n" },
 	{ USERS "listen_pop3 127.0.0.1:1110 0.0.0.0:1110",
-	    CONF "3: user bob has a {PLAIN} password, and POP3 listens"
+	    CONF "2: user bob has a {PLAIN} password, and POP3 listens"
 		 " beyond loopback: use mailserv -H, or plain_ok yes\n" },
 	{ "time_scale 2\nlisten_dns 192.0.2.1:5353",
-	    CONF "2: fault and time_scale are for laboratories: every"
+	    CONF "1: fault and time_scale are for laboratories: every"
 		 " listener must be on loopback\n" },
 	{ "fault smtp MAIL 450\nlisten_smtp 0.0.0.0:2525",
-	    CONF "2: fault and time_scale are for laboratories: every"
+	    CONF "1: fault and time_scale are for laboratories: every"
 		 " listener must be on loopback\n" },
 	{ "fault smtp MAIL 450\nlisten_pop3 [::]:1110",
-	    CONF "2: fault and time_scale are for laboratories: every"
+	    CONF "1: fault and time_scale are for laboratories: every"
 		 " listener must be on loopback\n" },
 	{ "run_as nobody-such", CONF "1: run_as: no such user:"
 				     " nobody-such\n" },

@@ -87,6 +87,12 @@ relay_news(const struct relay *r)
 	return &r->news;
 }
 
+bool
+route_listens(const union address *listener, const union address *a)
+{
+	return address_equal(listener, a);
+}
+
 struct zone *
 zone_load(const char *origin, const char *file, struct diag *d)
 {

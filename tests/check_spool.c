@@ -919,7 +919,7 @@ START_TEST(envelope_append)
 	    "450 no\ndone 1\nfrom evil");
 	ck_assert_str_eq(spool_file("queue", ID, "env"),
 	    "from a\nto x@far.test\nto y@far.test\ndone 2\n"
-	    "try 1 7 99 450 no\n");
+	    "try 1 7 99 450 no?done 1?from evil\n");
 	ck_assert(spool_read(srv.spool.dir, ID, &e));
 	ck_assert_int_eq(e.rcpts[1].state, RCPT_DONE);
 	ck_assert_int_eq(e.rcpts[0].state, RCPT_WAITING);
