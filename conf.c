@@ -28,7 +28,7 @@
 #include <unistd.h>
 #include "mailserv.h"
 
-/* ---- words of the configuration -------------------------------------------- */
+/* ---- words of the configuration ------------------------------------------ */
 
 /* Where the reader is, and what it fills. */
 struct reader {
@@ -47,7 +47,7 @@ struct directive {
 	    char **value);
 	int least, most; /* values on a line */
 	bool repeats;
-	size_t offset; /* of its field in struct conf */
+	size_t offset;  /* of its field in struct conf */
 	msec low, high; /* what a number, size or time may be */
 };
 
@@ -240,7 +240,7 @@ read_domain_name(struct reader *rd, const struct directive *dir, char **value)
 		WRONG(rd, "%s: no domain name: %s", dir->name, value[0]);
 }
 
-/* ---- directives with a form of their own ------------------------------------- */
+/* ---- directives with a form of their own --------------------------------- */
 
 /* One of the four lists of addresses; *n stands right behind the array's
  * pointers in struct conf: see list_of(). */
@@ -262,8 +262,8 @@ list_of(struct conf *conf, const char *directive)
 	if (strcmp(directive, "listen_dns") == 0)
 		return (struct address_list){ &conf->listen_dns,
 			&conf->n_listen_dns, 0 };
-	return (struct address_list){ &conf->resolvers, &conf->n_resolvers,
-		53 };
+	return (
+	    struct address_list){ &conf->resolvers, &conf->n_resolvers, 53 };
 }
 
 /* The directives whose addresses we open ourselves. */
@@ -289,8 +289,10 @@ read_addresses(struct reader *rd, const struct directive *dir, char **value)
 		if (address_parse(*value, to.port, &address))
 			add_address(&to, &address);
 		else
-			WRONG(rd, "%s: no address: %s (127.0.0.1:2525 or"
-			    " [::1]:2525 would be)", dir->name, *value);
+			WRONG(rd,
+			    "%s: no address: %s (127.0.0.1:2525 or"
+			    " [::1]:2525 would be)",
+			    dir->name, *value);
 	}
 }
 
@@ -514,15 +516,16 @@ read_fault(struct reader *rd, const struct directive *dir, char **value)
 	conf->faults[conf->n_faults++] = fault;
 }
 
-/* ---- users ---------------------------------------------------------------------- */
+/* ---- users --------------------------------------------------------------- */
 
 /* Letters, digits, "._+-", no leading dot: safe as a folder's name. */
 static bool
 is_user_name(const char *name)
 {
-	size_t len = strspn(name, "abcdefghijklmnopqrstuvwxyz"
-				  "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-				  "0123456789._+-");
+	size_t len = strspn(name,
+	    "abcdefghijklmnopqrstuvwxyz"
+	    "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+	    "0123456789._+-");
 
 	return len > 0 && len <= USER_NAME_MAX && name[len] == '\0' &&
 	    name[0] != '.';
@@ -546,8 +549,10 @@ read_user(struct reader *rd, char *line)
 	}
 	user.plain = strncmp(secret, "{PLAIN}", 7) == 0;
 	if (!user.plain && strncmp(secret, "{CRYPT}", 7) != 0) {
-		WRONG(rd, "%s: {CRYPT}hash (see mailserv -H) or"
-		    " {PLAIN}password must follow the name", line);
+		WRONG(rd,
+		    "%s: {CRYPT}hash (see mailserv -H) or"
+		    " {PLAIN}password must follow the name",
+		    line);
 		return;
 	}
 	if (user_find(conf, line) != NULL) {
@@ -563,8 +568,8 @@ read_user(struct reader *rd, char *line)
 	conf->users = grow(conf->users, conf->n_users, sizeof(user));
 	size_t place = conf->n_users++;
 
-	for (; place > 0 &&
-	    strcmp(conf->users[place - 1].name, user.name) > 0; place--)
+	for (; place > 0 && strcmp(conf->users[place - 1].name, user.name) > 0;
+	     place--)
 		conf->users[place] = conf->users[place - 1];
 	conf->users[place] = user;
 	if (conf->first_user == NULL)
@@ -594,10 +599,10 @@ read_users(struct reader *rd, const struct directive *dir, char **value)
 		fclose(f);
 }
 
-/* ---- the configuration file --------------------------------------------------------- */
+/* ---- the configuration file ---------------------------------------------- */
 
 #define AT(member) offsetof(struct conf, member)
-#define DAYS(n)    ((n) * 24 * 60 * MINUTE)
+#define DAYS(n)    ((n)*24 * 60 * MINUTE)
 
 /* The contract's table.  An error names the line; so does a word too many. */
 static const struct directive directives[] = {
@@ -616,15 +621,13 @@ static const struct directive directives[] = {
 	{ "catch_all", read_text, 1, 1, false, AT(catch_all_name), 0, 0 },
 	{ "smtp_port", read_number, 1, 1, false, AT(smtp_port), 1, 65535 },
 	{ "retry", read_retry, 1, RETRY_STEPS, false, 0, SECOND, DAYS(365) },
-	{ "warn_after", read_time, 1, 1, false, AT(warn_after), 0,
-	    DAYS(365) },
+	{ "warn_after", read_time, 1, 1, false, AT(warn_after), 0, DAYS(365) },
 	{ "expire", read_time, 1, 1, false, AT(expire), SECOND, DAYS(365) },
 	{ "max_message", read_size, 1, 1, false, AT(max_message), 1024,
 	    (msec)1 << 40 },
 	{ "max_recipients", read_count, 1, 1, false, AT(max_recipients), 1,
 	    3000 },
-	{ "max_clients", read_count, 1, 1, false, AT(max_clients), 1,
-	    1000000 },
+	{ "max_clients", read_count, 1, 1, false, AT(max_clients), 1, 1000000 },
 	{ "max_per_client", read_count, 1, 1, false, AT(max_per_client), 0,
 	    65535 },
 	{ "timeout_smtp", read_time, 1, 1, false, AT(timeout_smtp), SECOND,
@@ -637,8 +640,7 @@ static const struct directive directives[] = {
 	    DAYS(1) },
 	{ "run_as", read_text, 1, 1, false, AT(run_as), 0, 0 },
 	{ "plain_ok", read_yes_no, 1, 1, false, AT(plain_ok), 0, 0 },
-	{ "time_scale", read_number, 1, 1, false, AT(time_scale), 1,
-	    1000000 },
+	{ "time_scale", read_number, 1, 1, false, AT(time_scale), 1, 1000000 },
 	{ "fault", read_fault, 3, 4, true, 0, 0, 0 },
 };
 
@@ -713,7 +715,7 @@ blame(struct reader *rd, const char *name)
 	rd->at.line = rd->seen[find_directive(name) - directives];
 }
 
-/* ---- defaults, and what must fit together ------------------------------------------------ */
+/* ---- defaults, and what must fit together -------------------------------- */
 
 /* Every directive's default that does not depend on another. */
 static struct conf *
@@ -723,12 +725,18 @@ conf_new(void)
 		30 * MINUTE, 60 * MINUTE };
 	struct conf *conf = grow(NULL, 0, sizeof(*conf));
 
-	*conf = (struct conf){ .smtp_port = 25, .n_retry = NELEM(retry),
-		.warn_after = 4 * 60 * MINUTE, .expire = DAYS(5),
-		.max_message = 50u << 20, .max_recipients = 1000,
-		.max_clients = 10000, .max_per_client = 100,
-		.timeout_smtp = 5 * MINUTE, .timeout_pop3 = 10 * MINUTE,
-		.timeout_connect = 30 * SECOND, .timeout_relay = 5 * MINUTE,
+	*conf = (struct conf){ .smtp_port = 25,
+		.n_retry = NELEM(retry),
+		.warn_after = 4 * 60 * MINUTE,
+		.expire = DAYS(5),
+		.max_message = 50u << 20,
+		.max_recipients = 1000,
+		.max_clients = 10000,
+		.max_per_client = 100,
+		.timeout_smtp = 5 * MINUTE,
+		.timeout_pop3 = 10 * MINUTE,
+		.timeout_connect = 30 * SECOND,
+		.timeout_relay = 5 * MINUTE,
 		.time_scale = 1 };
 	memcpy(conf->retry, retry, sizeof(retry));
 	return conf;
@@ -817,8 +825,10 @@ check_domains(struct reader *rd)
 		WRONG(rd, "out of memory");
 	blame(rd, "domain");
 	if (conf->domains.n > 0 && !conf->users_given)
-		WRONG(rd, "domain %s has no mailboxes: give users, or domain"
-		    " none", conf->domains.v[0]);
+		WRONG(rd,
+		    "domain %s has no mailboxes: give users, or domain"
+		    " none",
+		    conf->domains.v[0]);
 	blame(rd, "relay_domain");
 	for (size_t i = 0; i < conf->n_relay_domains; i++)
 		if (names_has(&conf->domains, conf->relay_domains[i].name))
@@ -826,27 +836,36 @@ check_domains(struct reader *rd)
 			    conf->relay_domains[i].name);
 }
 
-/* Aliases lead somewhere; postmaster to the first user unless one is named
- * (RFC 5321 4.5.1: it must exist). */
+/* One alias leads to a user, or to an address that somebody has. */
+static void
+check_alias(struct reader *rd, const struct alias *alias)
+{
+	bool address = strchr(alias->target, '@') != NULL;
+
+	rd->at.line = alias->line;
+	if (strchr(alias->name, '@') != NULL)
+		WRONG(rd, "alias %s: a local part of ours, without @",
+		    alias->name);
+	if (!address && user_find(rd->conf, alias->target) == NULL)
+		WRONG(rd, "alias %s: no such user: %s", alias->name,
+		    alias->target);
+	if (address && spool_place(rd->conf, alias->target) == PLACE_NOBODY)
+		WRONG(rd, "alias %s: %s leads nowhere", alias->name,
+		    alias->target);
+}
+
+/* postmaster leads to the first user unless an alias names it, because it must
+ * exist (RFC 5321 4.5.1).  Then the aliases are looked at, all of them there,
+ * for one may lead to another. */
 static void
 check_aliases(struct reader *rd)
 {
 	struct conf *conf = rd->conf;
 	bool postmaster = user_find(conf, "postmaster") != NULL;
 
-	for (size_t i = 0; i < conf->n_aliases; i++) {
-		const struct alias *alias = &conf->aliases[i];
-
-		rd->at.line = alias->line;
-		postmaster |= strcasecmp(alias->name, "postmaster") == 0;
-		if (strchr(alias->name, '@') != NULL)
-			WRONG(rd, "alias %s: a local part of ours, without @",
-			    alias->name);
-		if (strchr(alias->target, '@') == NULL &&
-		    user_find(conf, alias->target) == NULL)
-			WRONG(rd, "alias %s: no such user: %s", alias->name,
-			    alias->target);
-	}
+	for (size_t i = 0; i < conf->n_aliases; i++)
+		postmaster |= strcasecmp(conf->aliases[i].name, "postmaster") ==
+		    0;
 	if (!postmaster && conf->first_user != NULL) {
 		char name[] = "postmaster";
 		char *value[] = { name, conf->first_user, NULL };
@@ -858,15 +877,8 @@ check_aliases(struct reader *rd)
 		conf->catch_all = user_find(conf, conf->catch_all_name);
 	if (conf->catch_all_name != NULL && conf->catch_all == NULL)
 		WRONG(rd, "catch_all: no such user: %s", conf->catch_all_name);
-	for (size_t i = 0; i < conf->n_aliases; i++) {
-		const struct alias *alias = &conf->aliases[i];
-
-		rd->at.line = alias->line;
-		if (strchr(alias->target, '@') != NULL &&
-		    spool_place(conf, alias->target) == PLACE_NOBODY)
-			WRONG(rd, "alias %s: %s leads nowhere", alias->name,
-			    alias->target);
-	}
+	for (size_t i = 0; i < conf->n_aliases; i++)
+		check_alias(rd, &conf->aliases[i]);
 }
 
 /* Passwords in the clear may not leave loopback. */
@@ -881,11 +893,31 @@ check_plain(struct reader *rd)
 		exposed |= !address_is_loopback(&conf->listen_pop3[i]);
 	for (size_t i = 0; i < conf->n_users; i++)
 		if (exposed && !conf->plain_ok && conf->users[i].plain) {
-			WRONG(rd, "user %s has a {PLAIN} password, and POP3"
+			WRONG(rd,
+			    "user %s has a {PLAIN} password, and POP3"
 			    " listens beyond loopback: use mailserv -H, or"
-			    " plain_ok yes", conf->users[i].name);
+			    " plain_ok yes",
+			    conf->users[i].name);
 			return;
 		}
+}
+
+/* The first directive with a listener beyond loopback, or below port 1024. */
+static const char *
+find_listener(struct conf *conf, bool below_1024)
+{
+	for (size_t i = 0; i < NELEM(listeners); i++) {
+		struct address_list of = list_of(conf, listeners[i]);
+
+		for (size_t k = 0; k < *of.n; k++) {
+			const union address *a = &(*of.list)[k];
+
+			if (below_1024 ? address_port(a) < 1024 :
+					 !address_is_loopback(a))
+				return listeners[i];
+		}
+	}
+	return NULL;
 }
 
 /* Laboratories may not leave loopback either; root may not keep a port. */
@@ -893,41 +925,34 @@ static void
 check_listeners(struct reader *rd)
 {
 	struct conf *conf = rd->conf;
-	bool laboratory = conf->n_faults > 0 || conf->time_scale != 1;
-	const char *low = NULL;
-	bool exposed = false;
+	const char *low = find_listener(conf, true);
 
-	for (size_t i = 0; i < NELEM(listeners); i++) {
-		struct address_list of = list_of(conf, listeners[i]);
-
-		for (size_t k = 0; k < *of.n; k++) {
-			exposed |= !address_is_loopback(&(*of.list)[k]);
-			if (address_port(&(*of.list)[k]) < 1024)
-				low = listeners[i];
-		}
-	}
 	blame(rd, conf->n_faults > 0 ? "fault" : "time_scale");
-	if (exposed && laboratory)
-		WRONG(rd, "fault and time_scale are for laboratories: every"
+	if ((conf->n_faults > 0 || conf->time_scale != 1) &&
+	    find_listener(conf, false) != NULL)
+		WRONG(rd,
+		    "fault and time_scale are for laboratories: every"
 		    " listener must be on loopback");
 	if (low != NULL)
 		blame(rd, low);
 	if (low != NULL && conf->run_as == NULL && geteuid() == 0)
-		WRONG(rd, "root on a port below 1024: run_as must say who to"
+		WRONG(rd,
+		    "root on a port below 1024: run_as must say who to"
 		    " become");
 	blame(rd, "run_as");
 	if (conf->run_as != NULL && getpwnam(conf->run_as) == NULL)
 		WRONG(rd, "run_as: no such user: %s", conf->run_as);
 }
 
-/* ---- reading and freeing it --------------------------------------------------------------- */
+/* ---- reading and freeing it ---------------------------------------------- */
 
 struct conf *
 conf_load(const char *file, struct diag *diag)
 {
 	struct conf *conf = conf_new();
 	char *copy = file != NULL ? copy_text(file) : NULL;
-	struct reader rd = { .conf = conf, .diag = diag,
+	struct reader rd = { .conf = conf,
+		.diag = diag,
 		.at = { file != NULL ? file : "built-in", 0 },
 		.folder = copy != NULL ? dirname(copy) : "." };
 	FILE *f = file != NULL ? open_named(&rd, file) : NULL;
@@ -1001,8 +1026,8 @@ conf_same_outside(struct conf *one, struct conf *two)
 
 		if (*a.n != *b.n)
 			return false;
-		if (*a.n > 0 && memcmp(*a.list, *b.list,
-				    *a.n * sizeof(union address)) != 0)
+		if (*a.n > 0 &&
+		    memcmp(*a.list, *b.list, *a.n * sizeof(union address)) != 0)
 			return false;
 	}
 	if ((one->run_as == NULL) != (two->run_as == NULL) ||

@@ -54,7 +54,7 @@ enum { QR = 0x8000, OPCODE = 0x7800, AA = 0x0400, TC = 0x0200, RD = 0x0100 };
 enum { NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED, BADVERS = 16 };
 enum { ANSWER, AUTHORITY, ADDITIONAL, N_SECTIONS };
 
-/* ---- reading messages ------------------------------------------------------ */
+/* ---- reading messages ---------------------------------------------------- */
 
 struct packet {
 	const unsigned char *data;
@@ -148,7 +148,7 @@ same_name(const struct dname *one, const struct dname *two)
 	return one->len == two->len && zone_within(one, two);
 }
 
-/* ---- writing messages -------------------------------------------------------- */
+/* ---- writing messages ---------------------------------------------------- */
 
 /* A message that is being written. */
 struct reply {
@@ -299,7 +299,7 @@ put_set(struct reply *o, unsigned section, struct zone *z, struct zone_hit hit)
 	return true;
 }
 
-/* ---- the server: one query, one answer ------------------------------------------ */
+/* ---- the server: one query, one answer ----------------------------------- */
 
 static bool
 has_set(const struct reply *o, const struct rrset *set)
@@ -516,7 +516,7 @@ dns_answer(const unsigned char *query, size_t len, unsigned char *reply,
 	return o.len;
 }
 
-/* ---- the state: links, questions, the cache ----------------------------------------- */
+/* ---- the state: links, questions, the cache ------------------------------ */
 
 /* A connection of ours: of a client over TCP, or with a resolver. */
 struct link {
@@ -612,7 +612,7 @@ trace_message(const struct conn *c, char way, const unsigned char *data,
 		    way == '>' ? "RFC 1035 7.2" : "RFC 1035 7.3");
 }
 
-/* ---- the server's sockets --------------------------------------------------------------- */
+/* ---- the server's sockets ------------------------------------------------ */
 
 bool
 dns_listen(const union address *a)
@@ -730,7 +730,7 @@ serve_listener(struct conn *c)
 		client->deadline = srv.now + TCP_IDLE * SECOND;
 }
 
-/* ---- the resolver: how a look-up ends ---------------------------------------------------- */
+/* ---- the resolver: how a look-up ends ------------------------------------ */
 
 static void
 link_drop(struct question *q)
@@ -820,7 +820,7 @@ make_room(struct question *q, size_t n)
 	return q->l.answers != NULL;
 }
 
-/* ---- the resolver: what we know already ----------------------------------------------------- */
+/* ---- the resolver: what we know already ---------------------------------- */
 
 static struct cached **
 cache_slot(const struct dname *name, unsigned type)
@@ -937,7 +937,7 @@ known(struct question *q)
 	return true;
 }
 
-/* ---- the resolver: what servers reply ----------------------------------------------------------- */
+/* ---- the resolver: what servers reply ------------------------------------ */
 
 enum heed {
 	IGNORED,   /* not a reply to this question */
@@ -1110,7 +1110,7 @@ take_reply(struct question *q, const unsigned char *data, size_t len)
 					      "the name server says no");
 }
 
-/* ---- the resolver: sockets ------------------------------------------------------------------------- */
+/* ---- the resolver: sockets ----------------------------------------------- */
 
 /* Write the question into dns.out, under a new number; returns its length. */
 static size_t
@@ -1300,7 +1300,7 @@ serve_link(struct link *link)
 	}
 }
 
-/* ---- the outside --------------------------------------------------------------------------------------- */
+/* ---- the outside --------------------------------------------------------- */
 
 struct lookup *
 dns_ask(const char *name, enum rr_type type)

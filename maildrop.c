@@ -47,8 +47,9 @@ by_user(const void *name, const void *user)
 const struct user *
 user_find(const struct conf *conf, const char *name)
 {
-	return conf->n_users == 0 ? NULL : bsearch(name, conf->users,
-	    conf->n_users, sizeof(struct user), by_user);
+	return conf->n_users == 0 ? NULL :
+				    bsearch(name, conf->users, conf->n_users,
+					sizeof(struct user), by_user);
 }
 
 /* ---- delivery: the maildrop's part in the commit ------------------------- */
@@ -96,7 +97,7 @@ message_path(char *path, const struct msg *m, const char *user,
     const char *folder)
 {
 	static const char safe[] = "abcdefghijklmnopqrstuvwxyz"
-	    "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-";
+				   "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-";
 	size_t wire = m->size + m->lines + (m->unfinished ? 2 : 0);
 	char host[HOST_IN_NAME + 1], tail[NAME_MAX + 5];
 
@@ -187,8 +188,9 @@ maildrop_prepare(const struct msg *m, const char *user)
 	char path[PATH_SIZE];
 
 	maildrop_path(path, user, "tmp");
-	if (stat(path, &folder) < 0 && (errno != ENOENT ||
-	    !maildrop_make(user) || stat(path, &folder) < 0))
+	if (stat(path, &folder) < 0 &&
+	    (errno != ENOENT || !maildrop_make(user) ||
+		stat(path, &folder) < 0))
 		return false;
 	if (fstat(m->fd, &content) < 0)
 		return false;
@@ -495,4 +497,3 @@ maildrop_mark(struct maildrop *d, struct entry *e, bool deleted)
 	d->left = deleted ? d->left - 1 : d->left + 1;
 	d->octets = deleted ? d->octets - octets : d->octets + octets;
 }
-

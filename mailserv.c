@@ -16,6 +16,7 @@
  * What it does not do
  *	Turn itself into a daemon: run it under systemd or in a terminal.
  */
+#include "mailserv.h"
 #include <crypt.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -29,7 +30,6 @@
 #include <sys/stat.h>
 #include <sysexits.h>
 #include <unistd.h>
-#include "mailserv.h"
 
 /* Tests and debug builds look at every invariant after every turn. */
 #ifndef CHECKS
@@ -45,7 +45,7 @@ enum {
 struct server srv;
 int log_level;
 
-/* ---- start --------------------------------------------------------------------------------- */
+/* ---- start --------------------------------------------------------------- */
 
 static const char *const kind_name[] = {
 	[KIND_SMTP] = "SMTP",
@@ -79,8 +79,8 @@ static int
 open_ports(void)
 {
 	const struct conf *conf = srv.conf;
-	bool ok =
-	    open_list(KIND_SMTP, conf->listen_smtp, conf->n_listen_smtp) &&
+	bool ok = open_list(KIND_SMTP, conf->listen_smtp,
+		      conf->n_listen_smtp) &&
 	    open_list(KIND_POP3, conf->listen_pop3, conf->n_listen_pop3) &&
 	    open_list(KIND_DNS, conf->listen_dns, conf->n_listen_dns);
 
@@ -133,7 +133,8 @@ open_everything(void)
 	if (geteuid() == 0 && srv.conf->run_as != NULL)
 		pw = getpwnam(srv.conf->run_as);
 	else if (geteuid() == 0)
-		log_event(PART_MAIN, "-", "warning: running as root: see"
+		log_event(PART_MAIN, "-",
+		    "warning: running as root: see"
 		    " run_as");
 	int status = pw != NULL ? open_spool_as(pw) : spool_start(srv.conf);
 
@@ -161,8 +162,10 @@ raise_limit(void)
 	conf->max_clients = limit.rlim_cur > 2 * SPARE_FILES ?
 	    (size_t)limit.rlim_cur - SPARE_FILES :
 	    SPARE_FILES;
-	log_event(PART_MAIN, "-", "warning: max_clients is %zu, for there are"
-	    " no more descriptors", conf->max_clients);
+	log_event(PART_MAIN, "-",
+	    "warning: max_clients is %zu, for there are"
+	    " no more descriptors",
+	    conf->max_clients);
 }
 
 static void
@@ -210,7 +213,7 @@ conf_sweep(void)
 	}
 }
 
-/* ---- the turn --------------------------------------------------------------------------------- */
+/* ---- the turn ------------------------------------------------------------ */
 
 /* A turn's end: replies leave, and who is finished is closed and forgotten. */
 static void
@@ -253,13 +256,16 @@ conf_reload(void)
 	struct conf *new = conf_load(now->file, &diag);
 
 	if (diag.errors > 0) {
-		log_event(PART_MAIN, "-", "configuration kept: errors=%u in the"
-		    " new one", diag.errors);
+		log_event(PART_MAIN, "-",
+		    "configuration kept: errors=%u in the"
+		    " new one",
+		    diag.errors);
 		conf_free(new);
 		return;
 	}
 	if (!conf_same_outside(now, new))
-		log_event(PART_MAIN, "-", "listeners, data_dir and run_as do"
+		log_event(PART_MAIN, "-",
+		    "listeners, data_dir and run_as do"
 		    " not change before the next start");
 	char *data_dir = new->data_dir;
 
@@ -319,7 +325,8 @@ hint(void)
 {
 	if (srv.conf->file != NULL || !isatty(STDERR_FILENO))
 		return;
-	fprintf(stderr, "\nTry, in another terminal (or by hand: nc -C"
+	fprintf(stderr,
+	    "\nTry, in another terminal (or by hand: nc -C"
 	    " 127.0.0.1 2525):\n"
 	    "  echo 'Subject: hello' | curl --crlf smtp://127.0.0.1:2525"
 	    " --mail-from bob@localhost --mail-rcpt alice@localhost -T -\n"
@@ -341,7 +348,8 @@ run_server(void)
 		return EX_OSERR;
 	}
 	if (srv.conf->time_scale != 1 || srv.conf->n_faults > 0)
-		log_event(PART_MAIN, "-", "laboratory: time_scale=%u faults=%zu",
+		log_event(PART_MAIN, "-",
+		    "laboratory: time_scale=%u faults=%zu",
 		    srv.conf->time_scale, srv.conf->n_faults);
 	log_event(PART_MAIN, "-", "ready as %s", srv.conf->hostname);
 	hint();
@@ -353,7 +361,7 @@ run_server(void)
 	return 0;
 }
 
-/* ---- the other things that mailserv does --------------------------------------------------------- */
+/* ---- the other things that mailserv does --------------------------------- */
 
 /* -H: a password from standard input, as crypt(3) keeps it. */
 static int

@@ -28,7 +28,7 @@
 
 #define VERSION "0.1"
 
-/* ---- limits ------------------------------------------------------------ */
+/* ---- limits -------------------------------------------------------------- */
 
 /* Every limit has a test that goes to it and one past it. */
 enum {
@@ -48,7 +48,7 @@ enum {
 	ALIAS_DEPTH = 8,    /* an alias of an alias of an alias ... */
 };
 
-/* ---- configuration ------------------------------------------------------ */
+/* ---- configuration ------------------------------------------------------- */
 
 struct user {
 	char name[USER_NAME_MAX + 1]; /* lower case; safe as a folder's name */
@@ -125,7 +125,7 @@ struct path {
 	const char *end; /* what follows it in the line; NULL: see fault */
 };
 
-/* ---- messages: the spool and the queue ---------------------------------- */
+/* ---- messages: the spool and the queue ----------------------------------- */
 
 /* The life of a message that is being written; NOTES.md has the table. */
 enum msg_state {
@@ -305,7 +305,7 @@ struct maildrop {
 	msec renewed;    /* when it last looked where messages had gone */
 };
 
-/* ---- DNS ------------------------------------------------------------------ */
+/* ---- DNS ----------------------------------------------------------------- */
 
 /* RFC 1035 3.2.2 and 3.2.3; RFC 3596, 2782, 6891. */
 enum rr_type {
@@ -386,7 +386,7 @@ struct zone_hit {
 	uint32_t ttl;
 };
 
-/* ---- the state ------------------------------------------------------------- */
+/* ---- the state ----------------------------------------------------------- */
 
 /* The folders and the commit; spool.c owns it. */
 struct spool {
@@ -438,7 +438,7 @@ extern int log_level;
 #define STRESS 0
 #endif
 
-/* ---- conf.c: the configuration ------------------------------------------------ */
+/* ---- conf.c: the configuration ------------------------------------------- */
 
 /* Read a configuration file; NULL: the built-in one.  What is wrong goes to
  * complain() with FILE:LINE.  Never NULL; conf_free() it. */
@@ -449,7 +449,7 @@ void conf_free(struct conf *conf);
  * same place, and run as the same user?  Else a restart is needed. */
 bool conf_same_outside(struct conf *one, struct conf *two);
 
-/* ---- smtp.c: reception ------------------------------------------------------- */
+/* ---- smtp.c: reception --------------------------------------------------- */
 
 /* Accept clients, obey complete commands, take content in. */
 void smtp_serve(void);
@@ -466,7 +466,7 @@ void smtp_stop(void);
 /* Invariants of all sessions, between two turns (debug and test builds). */
 void smtp_check(void);
 
-/* ---- path.c: the syntax of addresses --------------------------------------- */
+/* ---- path.c: the syntax of addresses ------------------------------------- */
 
 /* Read a path from its '<' on (RFC 5321 4.1.2).  Returns what follows its '>',
  * or NULL: see path->fault. */
@@ -476,7 +476,7 @@ const char *path_skip(const char *begin, struct path *path);
  * 4.1.3); NULL: there is none. */
 const char *path_skip_host(const char *at);
 
-/* ---- queue.c: the schedule, attempts, reports ----------------------------------- */
+/* ---- queue.c: the schedule, attempts, reports ---------------------------- */
 
 /* Get the tables, then read what lies in queue/: every message is due.  After
  * SIGHUP (first false): what the operator has moved back from failed/ too.
@@ -504,7 +504,7 @@ void queue_flush(void);
  * minute, or nothing waits for it. */
 bool queue_etrn(const char *domain);
 
-/* ---- spool.c: messages on disk ---------------------------------------------------- */
+/* ---- spool.c: messages on disk ------------------------------------------- */
 
 /* Where mail for an address goes. */
 enum place {
@@ -567,7 +567,7 @@ int spool_delete(const struct conf *conf, char *const *ids);
  * these recipients.  False: it could not be. */
 bool spool_fail(const struct envelope *e);
 
-/* ---- route.c: who takes mail for a domain ---------------------------------- */
+/* ---- route.c: who takes mail for a domain -------------------------------- */
 
 /* Begin to look for the hosts of a domain, or of an address literal such as
  * "[192.0.2.1]"; NULL: no memory.  route_step(), once a turn, until the state
@@ -581,7 +581,7 @@ bool route_listens(const union address *listener, const union address *a);
 /* On stdout, every hop and every reason (-r). */
 void route_print(const struct route *r);
 
-/* ---- relay.c: the client's side of SMTP ------------------------------------ */
+/* ---- relay.c: the client's side of SMTP ---------------------------------- */
 
 /*
  * One pass over the hosts of a destination.  relay_open(): begin; NULL: no
@@ -600,7 +600,7 @@ const struct relay_news *relay_news(const struct relay *r);
 /* Free what net_settle() closed. */
 void relay_reap(void);
 
-/* ---- maildrop.c: mailboxes on disk ---------------------------------------------------- */
+/* ---- maildrop.c: mailboxes on disk --------------------------------------- */
 
 /* Whose mailbox is this local part, without regard to case?  NULL: nobody's. */
 const struct user *user_find(const struct conf *conf, const char *name);
@@ -636,7 +636,7 @@ bool maildrop_count(struct maildrop *d);
 /* Mark a message as deleted, or take the mark back. */
 void maildrop_mark(struct maildrop *d, struct entry *e, bool deleted);
 
-/* ---- pop3.c: POP3 ------------------------------------------------------------------------ */
+/* ---- pop3.c: POP3 -------------------------------------------------------- */
 
 /* Accept clients, obey complete commands, send what there is room for. */
 void pop3_serve(void);
@@ -647,7 +647,7 @@ void pop3_reap(void);
 /* Say -ERR to everybody: the server stops. */
 void pop3_stop(void);
 
-/* ---- dns.c: messages, the resolver, the server --------------------------------------- */
+/* ---- dns.c: messages, the resolver, the server --------------------------- */
 
 /* Listen on an address, UDP and TCP.  False: errno. */
 bool dns_listen(const union address *a);
@@ -667,7 +667,7 @@ size_t dns_answer(const unsigned char *query, size_t len, unsigned char *reply,
 void dns_serve(void);
 void dns_reap(void);
 
-/* ---- zone.c: master files, and what a zone answers ------------------------------------- */
+/* ---- zone.c: master files, and what a zone answers ----------------------- */
 
 /* Read a master file (RFC 1035 5); what is wrong with it goes to complain().
  * Returns the zone, even a faulty one; NULL: no memory.  zone_free(). */

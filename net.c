@@ -20,9 +20,9 @@
  *	epoll: poll() walks all connections anyway, and so may we, once a
  *	turn.  Exercise: replace it, and measure with 10 and 10,000 clients.
  */
+#include <arpa/inet.h>
 #include <assert.h>
 #include <errno.h>
-#include <arpa/inet.h>
 #include <fcntl.h>
 #include <netinet/tcp.h>
 #include <stdarg.h>
@@ -34,11 +34,11 @@
 #include "mailserv.h"
 
 enum {
-	BACKLOG = 4096,      /* clients that knock while a turn lasts */
-	REFUSALS = 64,       /* a call's, so that a flood does not hold us */
-	DISCARDS = 1536,     /* of 4 KiB: what the kernel holds of one peer */
-	LOG_LINE = 4096,     /* of any length the octets are bounded */
-	LONG_TURN = 5,       /* seconds: no turn of ours takes so long */
+	BACKLOG = 4096,        /* clients that knock while a turn lasts */
+	REFUSALS = 64,         /* a call's, so that a flood does not hold us */
+	DISCARDS = 1536,       /* of 4 KiB: what the kernel holds of one peer */
+	LOG_LINE = 4096,       /* of any length the octets are bounded */
+	LONG_TURN = 5,         /* seconds: no turn of ours takes so long */
 	ADDRESS_SLOTS = 65536, /* counters for max_per_client */
 };
 
@@ -175,8 +175,8 @@ static void
 tell_fault(struct spot at, const char *mark, const char *text)
 {
 	if (srv.conf != NULL)
-		log_event(PART_MAIN, "-", "%s:%u: %s%s", at.file, at.line,
-		    mark, text);
+		log_event(PART_MAIN, "-", "%s:%u: %s%s", at.file, at.line, mark,
+		    text);
 	else if (log_level >= 0)
 		fprintf(stderr, "%s:%u: %s%s\n", at.file, at.line, mark, text);
 }
@@ -357,8 +357,8 @@ address_len(const union address *a)
 unsigned
 address_port(const union address *a)
 {
-	return ntohs(a->any.sa_family == AF_INET6 ? a->v6.sin6_port :
-						    a->v4.sin_port);
+	return ntohs(
+	    a->any.sa_family == AF_INET6 ? a->v6.sin6_port : a->v4.sin_port);
 }
 
 void
@@ -547,8 +547,9 @@ net_add(struct conn *c, int fd, enum kind kind, size_t buf_size_each)
 
 	if (net->n == net->cap && !pollset_grow(net))
 		return false;
-	if (buf_size_each > 0 && (!buf_size(&c->in, buf_size_each) ||
-				     !buf_size(&c->out, buf_size_each))) {
+	if (buf_size_each > 0 &&
+	    (!buf_size(&c->in, buf_size_each) ||
+		!buf_size(&c->out, buf_size_each))) {
 		net_free(c);
 		return false;
 	}
@@ -757,7 +758,8 @@ net_connect(struct conn *c, enum kind kind, const union address *to)
 	if (fd < 0)
 		return false;
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-	if (connect(fd, &to->any, address_len(to)) < 0 && errno != EINPROGRESS) {
+	if (connect(fd, &to->any, address_len(to)) < 0 &&
+	    errno != EINPROGRESS) {
 		int why = errno;
 
 		close(fd);
@@ -911,8 +913,7 @@ net_close(struct conn *c)
 static bool
 hears(const struct conn *c)
 {
-	return !c->deaf && !c->doomed &&
-	    (c->listening || buf_room(&c->in) > 0);
+	return !c->deaf && !c->doomed && (c->listening || buf_room(&c->in) > 0);
 }
 
 /* Tell poll() what c wants from now on. */

@@ -27,7 +27,7 @@ enum {
 
 #define NELEM(a) (sizeof(a) / sizeof((a)[0]))
 
-/* ---- the ground: time, buffers, connections ---------------------------- */
+/* ---- the ground: time, buffers, connections ------------------------------ */
 
 /* A duration, or a moment: of srv.now (monotonic) or srv.wall (since 1970). */
 typedef int64_t msec;
@@ -138,7 +138,7 @@ struct cidr {
 	unsigned bits;         /* of 128 */
 };
 
-/* ---- net.c: the ground ------------------------------------------------------ */
+/* ---- net.c: the ground --------------------------------------------------- */
 
 /* Read both clocks into srv.now and srv.wall. */
 void clock_read(void);

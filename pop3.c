@@ -34,11 +34,11 @@
 #include "mailserv.h"
 
 enum {
-	LOGIN_TRIES = 3,       /* so that guessing takes many connections */
-	REMOVE_SLICE = 100,    /* messages a turn: others must not wait */
-	WIRE_END = 8,          /* wire_finish() needs no more */
-	FEED_ROOM = 1024,      /* less is not worth a read() */
-	LISTING_MAX = 128,     /* "100000 ", and a unique-id */
+	LOGIN_TRIES = 3,    /* so that guessing takes many connections */
+	REMOVE_SLICE = 100, /* messages a turn: others must not wait */
+	WIRE_END = 8,       /* wire_finish() needs no more */
+	FEED_ROOM = 1024,   /* less is not worth a read() */
+	LISTING_MAX = 128,  /* "100000 ", and a unique-id */
 };
 
 /* ---- content on the wire ------------------------------------------------- */
@@ -129,10 +129,27 @@ wire_finish(struct wire *w, char *to)
  * has no reply yet, and its handler runs again in the next turn; so there are
  * no callbacks, and a wait is visible in the session's fields. */
 enum verdict {
-	SAY_OK, SAY_WAIT, SAY_NOTHING, SAY_UNKNOWN, SAY_STATE, SAY_USAGE,
-	SAY_BARE_LF, SAY_TOO_LONG, SAY_NUL, SAY_NO_SUCH, SAY_DELETED,
-	SAY_NO_NAME, SAY_WRONG, SAY_IN_USE, SAY_DISK, SAY_BROKEN, SAY_KEPT,
-	SAY_FAULT, SAY_LATE, SAY_STOP, N_VERDICTS
+	SAY_OK,
+	SAY_WAIT,
+	SAY_NOTHING,
+	SAY_UNKNOWN,
+	SAY_STATE,
+	SAY_USAGE,
+	SAY_BARE_LF,
+	SAY_TOO_LONG,
+	SAY_NUL,
+	SAY_NO_SUCH,
+	SAY_DELETED,
+	SAY_NO_NAME,
+	SAY_WRONG,
+	SAY_IN_USE,
+	SAY_DISK,
+	SAY_BROKEN,
+	SAY_KEPT,
+	SAY_FAULT,
+	SAY_LATE,
+	SAY_STOP,
+	N_VERDICTS
 };
 
 /* Which answer of many lines follows. */
@@ -258,7 +275,8 @@ static const struct {
 	[SAY_STATE] = { "-ERR not in the state ", "RFC 1939 3" },
 	[SAY_USAGE] = { "-ERR wanted: ", NULL },
 	[SAY_BARE_LF] = { "-ERR a line ends in CR LF, this one in LF alone "
-	    "(nc needs -C)", "RFC 1939 3" },
+			  "(nc needs -C)",
+	    "RFC 1939 3" },
 	[SAY_TOO_LONG] = { "-ERR over 255 octets and CR LF", "RFC 2449 4" },
 	[SAY_NUL] = { "-ERR a NUL is not printable", "RFC 1939 3" },
 	[SAY_NO_SUCH] = { "-ERR no such message: there are ", "RFC 1939 5" },
@@ -282,8 +300,8 @@ _Static_assert(NELEM(reply) == N_VERDICTS, "words for every verdict");
 static void
 pop3_alive(struct pop3 *s)
 {
-	s->c.deadline = srv.now + (s->state == POP3_BYE ? 10 * SECOND :
-	    s->conf->timeout_pop3);
+	s->c.deadline = srv.now +
+	    (s->state == POP3_BYE ? 10 * SECOND : s->conf->timeout_pop3);
 	s->c.late = false; /* or a last word that is long would be cut */
 }
 
@@ -351,8 +369,14 @@ pop3_answer(struct pop3 *s, enum verdict v)
 
 /* RFC 2449 6, RFC 3206 6. */
 static const char *const capabilities[] = {
-	"TOP", "UIDL", "USER", "PIPELINING", "RESP-CODES", "AUTH-RESP-CODE",
-	"EXPIRE NEVER", ("IMPLEMENTATION mailserv-" VERSION),
+	"TOP",
+	"UIDL",
+	"USER",
+	"PIPELINING",
+	"RESP-CODES",
+	"AUTH-RESP-CODE",
+	"EXPIRE NEVER",
+	("IMPLEMENTATION mailserv-" VERSION),
 };
 
 /* The answer is whole: the next command may be read. */
@@ -584,8 +608,8 @@ do_pass(struct pop3 *s)
 		return SAY_WAIT;
 	log_conn(&s->c, "login failed user=%s peer=%s",
 	    s->user != NULL ? s->user->name : "(unknown)", s->c.peer_text);
-	pop3_enter(s, ++s->failures < LOGIN_TRIES ? POP3_AUTHORIZATION :
-						    POP3_BYE);
+	pop3_enter(s,
+	    ++s->failures < LOGIN_TRIES ? POP3_AUTHORIZATION : POP3_BYE);
 	return SAY_WRONG;
 }
 
@@ -701,8 +725,10 @@ do_quit(struct pop3 *s)
 	if (s->state == POP3_UPDATE) {
 		if (!remove_some(s))
 			return SAY_WAIT;
-		log_conn(&s->c, "logout user=%s retrieved=%zu removed=%zu "
-		    "left=%zu", s->user->name, s->retrieved, s->removed,
+		log_conn(&s->c,
+		    "logout user=%s retrieved=%zu removed=%zu "
+		    "left=%zu",
+		    s->user->name, s->retrieved, s->removed,
 		    s->drop.files.n - s->removed);
 	}
 	pop3_enter(s, POP3_BYE);
@@ -896,8 +922,8 @@ pop3_run(struct pop3 *s)
 	if (s->waiting)
 		pop3_answer(s, s->verb->run(s));
 	pop3_feed(s);
-	while (pop3_ready(s) && (got = buf_line(&c->in, POP3_LINE, &line,
-	    &len)) != LINE_NONE) {
+	while (pop3_ready(s) &&
+	    (got = buf_line(&c->in, POP3_LINE, &line, &len)) != LINE_NONE) {
 		pop3_line(s, got, line, len);
 		pop3_feed(s);
 	}
@@ -1000,8 +1026,9 @@ pop3_serve(void)
 	     c = net_next(KIND_POP3, c)) {
 		if (!c->listening)
 			pop3_session((struct pop3 *)c);
-		while (c->listening && (client = net_accept(c,
-		    sizeof(struct pop3), "-ERR [SYS/TEMP] ")) != NULL)
+		while (c->listening &&
+		    (client = net_accept(c, sizeof(struct pop3),
+			 "-ERR [SYS/TEMP] ")) != NULL)
 			pop3_greet((struct pop3 *)client);
 	}
 	check_one();

@@ -34,10 +34,10 @@ enum {
 	MESSAGES = 16384, /* buckets: 100,000 messages make chains of six */
 	DESTS = 1024,     /* buckets: few, for all are walked when one is due */
 	ATTEMPTS_MAX = 1000, /* so that dead hosts do not delay live ones */
-	DEST_RELAYS = 4,   /* at once to one destination that takes mail */
-	JOBS_A_RELAY = 8,  /* waiting messages that deserve one more */
+	DEST_RELAYS = 4,     /* at once to one destination that takes mail */
+	JOBS_A_RELAY = 8,    /* waiting messages that deserve one more */
 	REPORTS_A_TURN = 50, /* of an impossible destination: others wait */
-	HEADER_MAX = 65536, /* of an original, in its report */
+	HEADER_MAX = 65536,  /* of an original, in its report */
 };
 
 /* Where messages for one domain go: it, not they, is due, fails and waits. */
@@ -45,7 +45,7 @@ struct dest {
 	char *domain;
 	struct job *first, *last; /* due when it is, by order of arrival */
 	struct job *delayed;      /* due on their own, earliest first */
-	size_t backlog;  /* jobs from first to last */
+	size_t backlog;           /* jobs from first to last */
 	size_t holds;    /* reasons to keep it: reports being committed */
 	msec backoff;    /* not tried before; 0: at once */
 	msec etrn;       /* when ETRN last asked for it */
@@ -68,7 +68,7 @@ struct attempt {
 	struct attempt *next;
 };
 
-/* ---- the schedule: destinations ---------------------------------- */
+/* ---- the schedule: destinations ------------------------------------------ */
 
 /* FNV-1a over a name in lower case. */
 static uint32_t
@@ -99,8 +99,9 @@ message_bucket(const char *id)
 static msec
 dest_due(const struct dest *d)
 {
-	if (d->attempts > 0 && (d->attempts >= d->useful ||
-				   d->backlog <= d->attempts * JOBS_A_RELAY))
+	if (d->attempts > 0 &&
+	    (d->attempts >= d->useful ||
+		d->backlog <= d->attempts * JOBS_A_RELAY))
 		return NEVER;
 	if (d->first != NULL)
 		return d->backoff;
@@ -243,7 +244,7 @@ retry_wait(unsigned fails)
 	return scaled(srv.conf->retry[step]);
 }
 
-/* ---- messages in the queue -------------------------------------------------- */
+/* ---- messages in the queue ----------------------------------------------- */
 
 static void
 job_free(struct job *j)
@@ -376,8 +377,11 @@ queued_from(const struct envelope *e)
 static struct queued *
 queued_from_msg(const struct msg *m)
 {
-	struct envelope e = { .sender = m->sender, .arrived = m->arrived,
-		.size = m->size, .head = m->head, .eightbit = m->eightbit,
+	struct envelope e = { .sender = m->sender,
+		.arrived = m->arrived,
+		.size = m->size,
+		.head = m->head,
+		.eightbit = m->eightbit,
 		.n = m->remotes.n };
 
 	snprintf(e.id, sizeof(e.id), "%s", m->id);
@@ -452,7 +456,7 @@ queue_load(bool first)
 	return ok;
 }
 
-/* ---- reports: RFC 3464 2 ------------------------------------------------------- */
+/* ---- reports: RFC 3464 2 ------------------------------------------------- */
 
 /* Write formatted text into a report.  RFC 3464 2.1.1 wants 7-bit, and a
  * reply from outside must not add lines of its own. */
@@ -498,8 +502,9 @@ put_explanation(struct msg *m, const struct job *j)
 			put(m, "  <%s>\n    %s\n", r->address,
 			    r->reply != NULL ? r->reply : "unknown reason");
 	}
-	put(m, "\nIt will not be tried again.  A copy of its header is"
-	       " attached.\n\n");
+	put(m,
+	    "\nIt will not be tried again.  A copy of its header is"
+	    " attached.\n\n");
 }
 
 /* The enhanced status code (RFC 3463 2) in a reply, or the one its first
@@ -575,14 +580,17 @@ put_report(struct msg *m, const struct job *j)
 	put_date(m, "Date", m->arrived);
 	put(m, "From: Mail Delivery System <MAILER-DAEMON@%s>\nTo: <%s>\n",
 	    host, j->q->sender);
-	put(m, "Subject: Undelivered mail returned to sender\n"
-	       "Message-ID: <%s@%s>\nAuto-Submitted: auto-replied\n"
-	       "MIME-Version: 1.0\nContent-Type: multipart/report;"
-	       " report-type=delivery-status;\n\tboundary=\"%s\"\n\n",
+	put(m,
+	    "Subject: Undelivered mail returned to sender\n"
+	    "Message-ID: <%s@%s>\nAuto-Submitted: auto-replied\n"
+	    "MIME-Version: 1.0\nContent-Type: multipart/report;"
+	    " report-type=delivery-status;\n\tboundary=\"%s\"\n\n",
 	    m->id, host, m->id);
 	put_explanation(m, j);
-	put(m, "--%s\nContent-Type: message/delivery-status\n\n"
-	       "Reporting-MTA: dns; %s\n", m->id, host);
+	put(m,
+	    "--%s\nContent-Type: message/delivery-status\n\n"
+	    "Reporting-MTA: dns; %s\n",
+	    m->id, host);
 	put_date(m, "Arrival-Date", j->q->arrived);
 	put(m, "\n");
 	for (size_t i = 0; i < j->n; i++)
@@ -598,8 +606,10 @@ static void job_settle(struct job *j);
 static bool
 to_operator(struct job *j)
 {
-	struct envelope e = { .sender = j->q->sender, .arrived = j->q->arrived,
-		.size = j->q->size, .head = j->q->head,
+	struct envelope e = { .sender = j->q->sender,
+		.arrived = j->q->arrived,
+		.size = j->q->size,
+		.head = j->q->head,
 		.eightbit = j->q->eightbit };
 
 	snprintf(e.id, sizeof(e.id), "%s", j->q->id);
@@ -655,7 +665,7 @@ job_report(struct job *j)
 	report_done(j, !no_memory && to_operator(j));
 }
 
-/* ---- outcomes ------------------------------------------------------------------ */
+/* ---- outcomes ------------------------------------------------------------ */
 
 /* Nothing waits in this job any more. */
 static void
@@ -775,8 +785,10 @@ dest_failed(struct dest *d, const char *reason)
 		d->reason = copy;
 	}
 	srv.queue.hosts_changed = true;
-	log_event(PART_QUEUE, "-", "deferred domain=%s tries=%u waiting=%zu"
-	    " next=%llds: %s", d->domain, d->fails, d->backlog,
+	log_event(PART_QUEUE, "-",
+	    "deferred domain=%s tries=%u waiting=%zu"
+	    " next=%llds: %s",
+	    d->domain, d->fails, d->backlog,
 	    (long long)(retry_wait(d->fails) / SECOND), reason);
 	snprintf(text, sizeof(text), "4.4.7 expired; last: %s", reason);
 	d->holds++; /* keeps d while its last job may go */
@@ -796,8 +808,9 @@ dest_worked(struct dest *d)
 {
 	if (d->fails == 0)
 		return;
-	log_event(PART_QUEUE, "-", "reached domain=%s after tries=%u waiting=%zu",
-	    d->domain, d->fails, d->backlog);
+	log_event(PART_QUEUE, "-",
+	    "reached domain=%s after tries=%u waiting=%zu", d->domain, d->fails,
+	    d->backlog);
 	d->fails = 0;
 	d->backoff = 0;
 	free(d->reason);
@@ -805,7 +818,7 @@ dest_worked(struct dest *d)
 	srv.queue.hosts_changed = true;
 }
 
-/* ---- attempts --------------------------------------------------------------------- */
+/* ---- attempts ------------------------------------------------------------ */
 
 /* Begin an attempt for the destination that is due first. */
 static void
@@ -820,7 +833,9 @@ attempt_start(struct dest *d)
 		dest_update(d);
 		return;
 	}
-	*a = (struct attempt){ .relay = relay, .dest = d, .fd = -1,
+	*a = (struct attempt){ .relay = relay,
+		.dest = d,
+		.fd = -1,
 		.next = srv.queue.attempts };
 	srv.queue.attempts = a;
 	srv.queue.n_attempts++;
@@ -994,7 +1009,7 @@ attempts_reap(void)
 	}
 }
 
-/* ---- the turn ------------------------------------------------------------------------ */
+/* ---- the turn ------------------------------------------------------------ */
 
 msec
 queue_due(void)

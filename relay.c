@@ -29,15 +29,15 @@
 
 enum {
 	TRANSACTION_RCPTS = 100, /* RFC 5321 4.5.3.1.8: all hosts take them */
-	COMMAND_LINE = 512, /* RFC 5321 4.5.3.1.4 */
-	REPLY_LINE = 1024,  /* RFC 5321 4.5.3.1.5: 512; some say more */
-	REPLY_LINES = 100,  /* of one reply: EHLO's are some twenty */
-	REPLY_TEXT = 512,   /* of a reply, kept for reports */
-	CHUNK = 8192,       /* content read at once */
-	QUIT_WAIT = 5,      /* seconds: for a 221 that nobody needs */
+	COMMAND_LINE = 512,      /* RFC 5321 4.5.3.1.4 */
+	REPLY_LINE = 1024,       /* RFC 5321 4.5.3.1.5: 512; some say more */
+	REPLY_LINES = 100,       /* of one reply: EHLO's are some twenty */
+	REPLY_TEXT = 512,        /* of a reply, kept for reports */
+	CHUNK = 8192,            /* content read at once */
+	QUIT_WAIT = 5,           /* seconds: for a 221 that nobody needs */
 };
 
-/* ---- content on the wire ----------------------------------------------- */
+/* ---- content on the wire ------------------------------------------------- */
 
 /*
  * Turn a slice of content into what SMTP carries: LF, CR LF and a CR alone
@@ -76,13 +76,27 @@ dots_end(char last)
 	return last == '\n' || last == '\r' ? ".\r\n" : "\r\n.\r\n";
 }
 
-/* ---- the dialogue: where it stands ------------------------------------- */
+/* ---- the dialogue: where it stands --------------------------------------- */
 
 /* Whose reply is expected next, or what else is. */
 enum stage {
-	AT_LOOKUP, AT_CONNECT, AT_GREETING, AT_EHLO, AT_HELO, AT_READY,
-	AT_MAIL, AT_RCPT, AT_DATA, AT_CONTENT, AT_DOT, AT_RSET, AT_QUIT,
-	AT_LOST, AT_IMPOSSIBLE, AT_OVER, N_STAGES
+	AT_LOOKUP,
+	AT_CONNECT,
+	AT_GREETING,
+	AT_EHLO,
+	AT_HELO,
+	AT_READY,
+	AT_MAIL,
+	AT_RCPT,
+	AT_DATA,
+	AT_CONTENT,
+	AT_DOT,
+	AT_RSET,
+	AT_QUIT,
+	AT_LOST,
+	AT_IMPOSSIBLE,
+	AT_OVER,
+	N_STAGES
 };
 
 enum patience { FOR_REPLY, FOR_CONNECT, FOR_DOT, FOR_BYE };
@@ -90,7 +104,7 @@ enum patience { FOR_REPLY, FOR_CONNECT, FOR_DOT, FOR_BYE };
 /* A connection.  It leaves its relay when it is given up, and lives until it
  * is closed; then relay_reap() frees it. */
 struct link {
-	struct conn c; /* first: see struct conn */
+	struct conn c;       /* first: see struct conn */
 	struct relay *owner; /* NULL: given up */
 };
 
@@ -127,8 +141,8 @@ struct relay {
 	int fd;
 	struct offer offers[TRANSACTION_RCPTS];
 	size_t n_offers, n_taken, asked, answered;
-	off_t offset;  /* of the content, to be read next */
-	char last;     /* octet of it that was sent */
+	off_t offset; /* of the content, to be read next */
+	char last;    /* octet of it that was sent */
 };
 
 typedef void hear_fn(struct relay *r);
@@ -150,18 +164,18 @@ static const struct stage_row {
 	unsigned may_follow;
 	enum relay_state tells; /* queue.c */
 } stages[] = {
-	[AT_LOOKUP] = { "look-up", "RFC 5321 5.1", 0, true, NULL,
-	    FOR_REPLY, FAILS | IN(AT_IMPOSSIBLE), RELAY_BUSY },
-	[AT_CONNECT] = { "connect", "RFC 5321 3.1", 0, true, NULL,
-	    FOR_CONNECT, FAILS | IN(AT_GREETING), RELAY_BUSY },
+	[AT_LOOKUP] = { "look-up", "RFC 5321 5.1", 0, true, NULL, FOR_REPLY,
+	    FAILS | IN(AT_IMPOSSIBLE), RELAY_BUSY },
+	[AT_CONNECT] = { "connect", "RFC 5321 3.1", 0, true, NULL, FOR_CONNECT,
+	    FAILS | IN(AT_GREETING), RELAY_BUSY },
 	[AT_GREETING] = { "greeting", "RFC 5321 3.1", 220, true, hear_greeting,
 	    FOR_REPLY, FAILS | IN(AT_EHLO), RELAY_BUSY },
 	[AT_EHLO] = { "EHLO", "RFC 5321 4.1.1.1", 250, false, hear_ehlo,
 	    FOR_REPLY, FAILS | IN(AT_HELO) | IN(AT_READY), RELAY_BUSY },
 	[AT_HELO] = { "HELO", "RFC 5321 4.1.1.1", 250, true, relay_ready,
 	    FOR_REPLY, FAILS | IN(AT_READY), RELAY_BUSY },
-	[AT_READY] = { "ready", "RFC 5321 4.1.4", 0, true, NULL,
-	    FOR_REPLY, FAILS | IN(AT_MAIL) | IN(AT_QUIT), RELAY_READY },
+	[AT_READY] = { "ready", "RFC 5321 4.1.4", 0, true, NULL, FOR_REPLY,
+	    FAILS | IN(AT_MAIL) | IN(AT_QUIT), RELAY_READY },
 	[AT_MAIL] = { "MAIL", "RFC 5321 4.1.1.2", 250, false, hear_mail,
 	    FOR_REPLY, FAILS | IN(AT_RCPT) | IN(AT_RSET), RELAY_BUSY },
 	[AT_RCPT] = { "RCPT", "RFC 5321 4.1.1.3", 250, false, hear_rcpt,
@@ -176,8 +190,8 @@ static const struct stage_row {
 	    FOR_DOT, FAILS | IN(AT_READY), RELAY_BUSY },
 	[AT_RSET] = { "RSET", "RFC 5321 4.1.1.5", 250, true, relay_ready,
 	    FOR_REPLY, FAILS | IN(AT_READY), RELAY_BUSY },
-	[AT_QUIT] = { "QUIT", "RFC 5321 4.1.1.10", 0, true, NULL,
-	    FOR_BYE, IN(AT_OVER), RELAY_BUSY },
+	[AT_QUIT] = { "QUIT", "RFC 5321 4.1.1.10", 0, true, NULL, FOR_BYE,
+	    IN(AT_OVER), RELAY_BUSY },
 	[AT_LOST] = { .name = "lost", .tells = RELAY_LOST },
 	[AT_IMPOSSIBLE] = { .name = "impossible", .tells = RELAY_IMPOSSIBLE },
 	[AT_OVER] = { .name = "over", .tells = RELAY_OVER },
@@ -245,7 +259,7 @@ relay_say(struct relay *r, enum stage of, const char *fmt, ...)
 	net_touch(&r->link->c);
 }
 
-/* ---- the dialogue: hosts that fail ------------------------------------- */
+/* ---- the dialogue: hosts that fail --------------------------------------- */
 
 /* Let the connection go.  It closes once a QUIT has left, but at once where
  * content is under way: only the dot that belongs there may end that. */
@@ -267,8 +281,8 @@ relay_release(struct relay *r)
 static void
 relay_note(struct relay *r, const char *what, const char *detail)
 {
-	snprintf(r->news.reason, sizeof(r->news.reason), "%.120s %s%s",
-	    r->peer, what, detail);
+	snprintf(r->news.reason, sizeof(r->news.reason), "%.120s %s%s", r->peer,
+	    what, detail);
 	snprintf(r->news.status, sizeof(r->news.status), "%s",
 	    r->stage <= AT_CONNECT ? "4.4.1" : "4.4.2");
 	log_event(PART_QUEUE, r->job != NULL ? r->job->q->id : "-",
@@ -355,7 +369,7 @@ relay_refused(struct relay *r)
 	relay_failed(r, "said: ", r->reply);
 }
 
-/* ---- the dialogue: a transaction --------------------------------------- */
+/* ---- the dialogue: a transaction ----------------------------------------- */
 
 /* A recipient's fate is known. */
 static void
@@ -375,8 +389,8 @@ static void
 judge_offers(struct relay *r, bool taken)
 {
 	enum rcpt_state state = r->code >= 500 ? RCPT_FAILED :
-	    r->code >= 400			? RCPT_DELAYED :
-						  RCPT_DONE;
+	    r->code >= 400                     ? RCPT_DELAYED :
+						 RCPT_DONE;
 
 	for (size_t i = 0; i < r->n_offers; i++)
 		if (r->offers[i].taken == taken &&
@@ -501,7 +515,7 @@ relay_pour(struct relay *r)
 	relay_enter(r, AT_DOT);
 }
 
-/* ---- the dialogue: what a reply means ---------------------------------- */
+/* ---- the dialogue: what a reply means ------------------------------------ */
 
 static void
 hear_greeting(struct relay *r)
@@ -635,7 +649,7 @@ relay_hear(struct relay *r)
 		row->hear(r);
 }
 
-/* ---- the dialogue: lines ----------------------------------------------- */
+/* ---- the dialogue: lines ------------------------------------------------- */
 
 /* Is text this keyword, with or without a parameter? */
 static bool
@@ -726,7 +740,7 @@ relay_read(struct relay *r)
 		relay_failed(r, "has closed the connection", "");
 }
 
-/* ---- relays: from beginning to end ------------------------------------- */
+/* ---- relays: from beginning to end --------------------------------------- */
 
 /* The attempt to connect has ended. */
 static void
@@ -761,8 +775,7 @@ relay_serve(struct relay *r)
 	if (r->link == link && r->stage == AT_CONTENT)
 		relay_pour(r);
 	if (r->link == link && link->c.late && link->c.deadline <= srv.now)
-		relay_failed(r, "was silent too long: ",
-		    stages[r->stage].name);
+		relay_failed(r, "was silent too long: ", stages[r->stage].name);
 }
 
 /* The route may have become known. */

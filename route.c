@@ -30,12 +30,11 @@ enum {
 	HOPS_MAX = 64,      /* tried in a pass: all silent, half an hour */
 };
 
-/* ---- routes: who is named ---------------------------------------------- */
+/* ---- routes: who is named ------------------------------------------------ */
 
 /* Why hosts are left out, where more than one place must know. */
 static const char ourselves[] = "that is ourselves (RFC 5321 5.1)";
 static const char no_memory[] = "out of memory";
-
 
 static void
 route_end(struct route *r, enum route_state state, const char *status,
@@ -50,7 +49,8 @@ static void
 route_add_host(struct route *r, const char *name, unsigned preference)
 {
 	r->hosts[r->n_hosts++] = (struct mail_host){ .name = name,
-		.preference = preference, .draw = random_u64() };
+		.preference = preference,
+		.draw = random_u64() };
 }
 
 /* RFC 5321 5.1: by preference, and equal ones in random order. */
@@ -107,8 +107,8 @@ route_take_mx(struct route *r)
 			route_add_host(r, mx->answers[i].name,
 			    mx->answers[i].preference);
 	r->source = r->n_hosts == mx->n ? "mail hosts (MX)" :
-		    r->n_hosts > 0 ? "mail hosts (MX), and a null MX, ignored" :
-				     "null MX (RFC 7505)";
+	    r->n_hosts > 0 ? "mail hosts (MX), and a null MX, ignored" :
+			     "null MX (RFC 7505)";
 	if (r->n_hosts == 0)
 		route_end(r, ROUTE_IMPOSSIBLE, "5.1.10",
 		    "the domain takes no mail (null MX, RFC 7505 3)");
@@ -136,7 +136,7 @@ route_name_hosts(struct route *r)
 		route_ask_hosts(r);
 }
 
-/* ---- routes: addresses, and what is left out --------------------------- */
+/* ---- routes: addresses, and what is left out ----------------------------- */
 
 static bool
 is_in(const struct lookup *l, enum lookup_state state)
@@ -380,7 +380,7 @@ route_judge(struct route *r)
 		route_end(r, ROUTE_UNKNOWN, "4.4.4", reason);
 }
 
-/* ---- routes: from beginning to end ------------------------------------- */
+/* ---- routes: from beginning to end --------------------------------------- */
 
 /* RFC 5321 4.1.3: an address literal names its only host. */
 static void

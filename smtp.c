@@ -57,9 +57,7 @@ enum smtp_state {
  *	START --.--> DOT --CR--> DOT_CR --LF--> END
  *	TEXT --CR--> CR --LF--> START		any other octet: TEXT
  */
-enum dot_state {
-	DOT_START, DOT_TEXT, DOT_CR, DOT_DOT, DOT_DOT_CR, DOT_END
-};
+enum dot_state { DOT_START, DOT_TEXT, DOT_CR, DOT_DOT, DOT_DOT_CR, DOT_END };
 
 /* What is known of a message's content while it comes. */
 struct content {

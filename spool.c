@@ -41,7 +41,7 @@ enum {
 	SYNCFS_FROM = 3,  /* files from which one syncfs() costs less */
 };
 
-/* ---- addresses ------------------------------------------------------------ */
+/* ---- addresses ----------------------------------------------------------- */
 
 /* Is a domain, or an address literal such as [127.0.0.1], ours? */
 static bool
@@ -160,7 +160,7 @@ spool_place(const struct conf *conf, const char *address)
 	return resolve(conf, address, NULL, 0);
 }
 
-/* ---- the way in: M0, M1 --------------------------------------------------- */
+/* ---- the way in: M0, M1 -------------------------------------------------- */
 
 /* The next queue id: the time in microseconds and chance, in hexadecimal, so
  * that they sort by age, and one that was once used never comes again. */
@@ -261,8 +261,8 @@ count_content(struct msg *m, const char *data, size_t len)
 
 	m->size += len;
 	m->unfinished = end[-1] != '\n';
-	for (const char *nl = data; (nl = memchr(nl, '\n',
-	    (size_t)(end - nl))) != NULL; nl++)
+	for (const char *nl = data;
+	     (nl = memchr(nl, '\n', (size_t)(end - nl))) != NULL; nl++)
 		m->lines++;
 	unsigned char seen = 0;
 
@@ -321,7 +321,7 @@ spool_drop(struct msg *m)
 	free(m);
 }
 
-/* ---- envelopes -------------------------------------------------------------- */
+/* ---- envelopes ----------------------------------------------------------- */
 
 /* The lines that an envelope begins with; NOTES.md shows one. */
 static void
@@ -343,8 +343,11 @@ write_envelope(struct msg *m)
 	char name[ID_LEN + 5];
 	int fd = openat(srv.spool.tmp, file_name(name, m->id, ".env"),
 	    O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-	struct envelope e = { .sender = m->sender, .arrived = m->arrived,
-		.size = m->size, .head = m->head, .eightbit = m->eightbit };
+	struct envelope e = { .sender = m->sender,
+		.arrived = m->arrived,
+		.size = m->size,
+		.head = m->head,
+		.eightbit = m->eightbit };
 
 	m->env = fd >= 0 ? fdopen(fd, "w") : NULL;
 	if (m->env == NULL) {
@@ -559,7 +562,7 @@ spool_fail(const struct envelope *e)
 	return ok && fsync(spool->failed) == 0;
 }
 
-/* ---- the commit: M2, M3 ------------------------------------------------------ */
+/* ---- the commit: M2, M3 -------------------------------------------------- */
 
 /* One sync has failed: what was being written may be lost, and the kernel
  * tells only once.  Nobody's 250 may stand on it. */
@@ -745,7 +748,7 @@ spool_commit(void)
 	srv.spool.commit = srv.spool.commit_tail = NULL;
 }
 
-/* ---- the folders, and what a crash left in them -------------------------------- */
+/* ---- the folders, and what a crash left in them -------------------------- */
 
 /* A folder of the state, made where there is none; ours alone.  -1: errno. */
 static int
@@ -930,7 +933,7 @@ spool_scan(int at, struct names *ids, bool repair)
 	return ok;
 }
 
-/* ---- mailserv -q and -d ----------------------------------------------------------------------- */
+/* ---- mailserv -q and -d -------------------------------------------------- */
 
 /* "3m", "2h", "5d" */
 static void
@@ -1073,11 +1076,12 @@ spool_delete(const struct conf *conf, char *const *ids)
 		    strspn(*ids, "0123456789abcdef") == ID_LEN;
 
 		/* The envelope first: without it the server sees none. */
-		if (good && unlinkat(dir, file_name(name, *ids, ".env"), 0) == 0)
+		if (good &&
+		    unlinkat(dir, file_name(name, *ids, ".env"), 0) == 0)
 			unlinkat(dir, file_name(name, *ids, ".msg"), 0);
 		else {
-			fprintf(stderr, "mailserv: no message %s in the queue\n",
-			    *ids);
+			fprintf(stderr,
+			    "mailserv: no message %s in the queue\n", *ids);
 			status = EX_NOINPUT;
 		}
 	}

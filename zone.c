@@ -41,7 +41,7 @@ enum {
 	META_TYPES = 128,     /* to 255: questions, not data (RFC 6895 3.1) */
 };
 
-/* ---- types ----------------------------------------------------------------- */
+/* ---- types --------------------------------------------------------------- */
 
 /* RFC 1035 3.3: in the types of that document names may be compressed. */
 static const struct rr_kind kinds[] = {
@@ -118,7 +118,7 @@ fits(const char *shape, const unsigned char *data, size_t len)
 	return len == 0;
 }
 
-/* ---- names ------------------------------------------------------------------ */
+/* ---- names --------------------------------------------------------------- */
 
 /* One octet of a word, \X and \DDD resolved (RFC 1035 5.1); -1: wrong. */
 static int
@@ -262,7 +262,7 @@ name_len(const unsigned char *name)
 	return name_field(name, DOMAIN_MAX);
 }
 
-/* ---- the nodes of a zone -------------------------------------------------------- */
+/* ---- the nodes of a zone ------------------------------------------------- */
 
 struct node {
 	struct node *next_hash; /* in its bucket */
@@ -378,7 +378,7 @@ set_of(const struct node *node, unsigned type)
 	return set;
 }
 
-/* ---- what a zone answers -------------------------------------------------------------- */
+/* ---- what a zone answers ------------------------------------------------- */
 
 struct zone *
 zone_nearest(const struct conf *conf, const struct dname *name)
@@ -475,7 +475,7 @@ zone_find(struct zone *z, const struct dname *name, unsigned type,
 	return at_node(z, node, type, hit);
 }
 
-/* ---- reading: words --------------------------------------------------------------------- */
+/* ---- reading: words ------------------------------------------------------ */
 
 /* A file that is being read. */
 struct source {
@@ -672,7 +672,7 @@ end_entry(struct loader *ld)
 	return !ld->failed;
 }
 
-/* ---- reading: the fields of a record ---------------------------------------------------- */
+/* ---- reading: the fields of a record ------------------------------------- */
 
 /* Digits at *text, which moves behind them; what is too large stays so. */
 static bool
@@ -984,7 +984,7 @@ take_owner(struct loader *ld)
 	return true;
 }
 
-/* ---- reading: records into the zone -------------------------------------------------------- */
+/* ---- reading: records into the zone -------------------------------------- */
 
 /* The last four octets of an SOA: its MINIMUM. */
 static uint32_t
@@ -1135,7 +1135,7 @@ add_record(struct loader *ld)
 		z->soa = set;
 }
 
-/* ---- reading: entries and files ------------------------------------------------------------- */
+/* ---- reading: entries and files ------------------------------------------ */
 
 static void load_file(struct loader *ld, const char *path);
 
@@ -1282,7 +1282,7 @@ load_file(struct loader *ld, const char *path)
 	ld->spot = spot;
 }
 
-/* ---- the zone as a whole ------------------------------------------------------------------------ */
+/* ---- the zone as a whole ------------------------------------------------- */
 
 /* What a teacher would say of this target of an MX or NS record of a node;
  * NULL: nothing, for it has an address, or is no name of this zone. */

@@ -11,7 +11,7 @@
 #define CONF       "~/mailserv.conf:"
 #define USERS      "domain here.test\nusers users\n"
 
-/* ---- a configuration as text -------------------------------------------- */
+/* ---- a configuration as text --------------------------------------------- */
 
 /* How a field of struct conf reads: see fields[]. */
 struct field {
@@ -243,7 +243,7 @@ expand(const char *text)
 	return whole;
 }
 
-/* ---- the files that a configuration names ------------------------------- */
+/* ---- the files that a configuration names -------------------------------- */
 
 static const char zone_text[] =
     "$TTL 3600\n"
@@ -279,7 +279,7 @@ load(const char *text, const char *said, struct diag *diag)
 	return conf;
 }
 
-/* ---- good values -------------------------------------------------------- */
+/* ---- good values --------------------------------------------------------- */
 
 static const struct good {
 	const char *text, *field, *shown;
@@ -390,7 +390,7 @@ START_TEST(good_value)
 }
 END_TEST
 
-/* ---- bad values --------------------------------------------------------- */
+/* ---- bad values ---------------------------------------------------------- */
 
 static const struct bad {
 	const char *text, *said;
@@ -594,7 +594,7 @@ START_TEST(zone_that_is_not_there)
 }
 END_TEST
 
-/* ---- users -------------------------------------------------------------- */
+/* ---- users --------------------------------------------------------------- */
 
 static const struct bad bad_users[] = {
 	{ "bob", "~/u:1: bob: {CRYPT}hash (see mailserv -H) or"
@@ -670,7 +670,7 @@ START_TEST(postmaster_user)
 }
 END_TEST
 
-/* ---- defaults ----------------------------------------------------------- */
+/* ---- defaults ------------------------------------------------------------ */
 
 /* What /etc/resolv.conf names, read by other means than the server's. */
 static const char *

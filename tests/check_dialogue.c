@@ -86,7 +86,7 @@ end(void)
 	nftw(dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
 }
 
-/* ---- the server ------------------------------------------------------------ */
+/* ---- the server ---------------------------------------------------------- */
 
 /* One connection: say the words, then do as told; note each read(). */
 static void
@@ -161,7 +161,7 @@ heard(void)
 	return get("heard");
 }
 
-/* ---- the player --------------------------------------------------------------- */
+/* ---- the player ---------------------------------------------------------- */
 
 /* Play a script that begins with a connection; its exit status.  What it
  * said is in text. */
@@ -203,7 +203,7 @@ play_script(const char *script)
 	ck_assert_msg(strstr(text, part) != NULL, "no \"%s\" in:\n%s", part, \
 	    text)
 
-/* ---- tests ----------------------------------------------------------------------- */
+/* ---- tests --------------------------------------------------------------- */
 
 /* What the server says, a line of a script, and how it ends. */
 static const struct matching {

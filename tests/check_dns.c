@@ -17,7 +17,7 @@ enum { TURNS = 20000 }; /* after so many a test has waited in vain */
 static struct conf conf;
 static struct zone *zones[4];
 
-/* ---- a second codec -------------------------------------------------------------- */
+/* ---- a second codec ------------------------------------------------------ */
 
 static unsigned char msg[65536]; /* a message to or from dns.c */
 static size_t msg_len;
@@ -254,7 +254,7 @@ print_message(void)
 	return text;
 }
 
-/* ---- the zones ------------------------------------------------------------------------ */
+/* ---- the zones ----------------------------------------------------------- */
 
 static void
 load(size_t i, const char *origin, const char *name)
@@ -313,7 +313,7 @@ reply(bool tcp)
 	return print_message();
 }
 
-/* ---- RFC 1034 6.2: a scenario ------------------------------------------------------------ */
+/* ---- RFC 1034 6.2: a scenario -------------------------------------------- */
 
 struct scene {
 	const char *name;
@@ -492,7 +492,7 @@ START_TEST(records_rotate)
 }
 END_TEST
 
-/* ---- RFC 1035 4.1.1, RFC 6891: headers and OPT ------------------------------------------------ */
+/* ---- RFC 1035 4.1.1, RFC 6891: headers and OPT --------------------------- */
 
 static const struct odd {
 	unsigned flags, class, opts, size, version;
@@ -547,7 +547,7 @@ START_TEST(rfc1035_4_1_1_opcodes)
 }
 END_TEST
 
-/* ---- RFC 9267: what an attacker sends --------------------------------------------------------- */
+/* ---- RFC 9267: what an attacker sends ------------------------------------ */
 
 /* A query for "a.example A" begins so; then, in hexadecimal, its question and
  * what else there is. */
@@ -673,7 +673,7 @@ START_TEST(fuzz_answers)
 }
 END_TEST
 
-/* ---- sizes ------------------------------------------------------------------------------------- */
+/* ---- sizes --------------------------------------------------------------- */
 
 /* A zone with so many addresses, MX with addresses, and long TXT. */
 static void
@@ -744,7 +744,7 @@ START_TEST(additional_that_does_not_fit)
 }
 END_TEST
 
-/* ---- sockets -------------------------------------------------------------------------------------- */
+/* ---- sockets ------------------------------------------------------------- */
 
 /* Let what was sent arrive: no more than a millisecond. */
 static void
@@ -983,7 +983,7 @@ START_TEST(server_back_pressure)
 }
 END_TEST
 
-/* ---- the resolver, against servers that are played here ----------------------------------------------- */
+/* ---- the resolver, against servers that are played here ------------------ */
 
 static struct {
 	int udp, tcp;          /* bound to its address */
@@ -1766,7 +1766,7 @@ START_TEST(trace_cites_the_rfc)
 }
 END_TEST
 
-/* ---- all of them ------------------------------------------------------------------------------------------ */
+/* ---- all of them --------------------------------------------------------- */
 
 static TCase *
 add_case(Suite *suite, const char *name, SFun setup)

@@ -25,7 +25,7 @@ begin(void)
 	ck_assert(net_start());
 }
 
-/* ---- RFC 5321 2.3.8: lines ---------------------------------------------- */
+/* ---- RFC 5321 2.3.8: lines ----------------------------------------------- */
 
 static const char stream[] = "HELO a\r\nbare\nMAI\0L\r\n\r\n\n\r\r\n.\r\n"
 			     "cut";
@@ -149,7 +149,7 @@ START_TEST(line_without_end)
 }
 END_TEST
 
-/* ---- buffers ------------------------------------------------------------ */
+/* ---- buffers ------------------------------------------------------------- */
 
 START_TEST(put_all_or_nothing)
 {
@@ -240,7 +240,7 @@ START_TEST(buffer_against_a_model)
 }
 END_TEST
 
-/* ---- addresses ---------------------------------------------------------- */
+/* ---- addresses ----------------------------------------------------------- */
 
 static const struct {
 	const char *text;
@@ -444,7 +444,7 @@ START_TEST(networks)
 }
 END_TEST
 
-/* ---- names, and other small things -------------------------------------- */
+/* ---- names, and other small things --------------------------------------- */
 
 START_TEST(names_without_case)
 {
@@ -597,7 +597,7 @@ START_TEST(chance)
 }
 END_TEST
 
-/* ---- the log ------------------------------------------------------------ */
+/* ---- the log ------------------------------------------------------------- */
 
 /* 2026-11-24T08:24:05.123Z */
 #define SOME_TIME ((msec)1795508645123)
@@ -710,7 +710,7 @@ START_TEST(complaints)
 }
 END_TEST
 
-/* ---- connections: what the tests stand on ------------------------------- */
+/* ---- connections: what the tests stand on -------------------------------- */
 
 /* Half a turn: wait, and not longer than a few milliseconds. */
 static void
@@ -877,7 +877,7 @@ open_files(void)
 	return n;
 }
 
-/* ---- reading and writing ------------------------------------------------ */
+/* ---- reading and writing ------------------------------------------------- */
 
 START_TEST(read_tells_four_things)
 {
@@ -1040,7 +1040,7 @@ START_TEST(pollout_only_for_output)
 }
 END_TEST
 
-/* ---- the end of connections --------------------------------------------- */
+/* ---- the end of connections ---------------------------------------------- */
 
 /* End this turn, and turn until c is closed; how many it was served in. */
 static unsigned
@@ -1254,7 +1254,7 @@ START_TEST(hang_up_while_we_speak)
 }
 END_TEST
 
-/* ---- deadlines ---------------------------------------------------------- */
+/* ---- deadlines ----------------------------------------------------------- */
 
 START_TEST(deadline)
 {
@@ -1407,7 +1407,7 @@ START_TEST(signal_ends_the_wait)
 }
 END_TEST
 
-/* ---- accepting ---------------------------------------------------------- */
+/* ---- accepting ----------------------------------------------------------- */
 
 START_TEST(accept_makes_a_session)
 {
@@ -1617,7 +1617,7 @@ START_TEST(no_descriptor)
 }
 END_TEST
 
-/* ---- listening and connecting ------------------------------------------- */
+/* ---- listening and connecting -------------------------------------------- */
 
 START_TEST(listen_fails_cleanly)
 {
@@ -1760,7 +1760,7 @@ START_TEST(walk_finds_all_of_a_kind)
 }
 END_TEST
 
-/* ---- main --------------------------------------------------------------- */
+/* ---- main ---------------------------------------------------------------- */
 
 static const struct {
 	const char *group;

@@ -25,7 +25,7 @@ static char dir[64], story[STORY_MAX];
 static struct conn *listener;
 static int fds_before;
 
-/* ---- the stage ---------------------------------------------------------- */
+/* ---- the stage ----------------------------------------------------------- */
 
 static struct user users[] = {
 	{ "alice", (char *)(uintptr_t)"a b c", true },
@@ -177,7 +177,7 @@ count_files(const char *folder)
 	return n;
 }
 
-/* ---- the client --------------------------------------------------------- */
+/* ---- the client ---------------------------------------------------------- */
 
 static int
 client(void)
@@ -304,7 +304,7 @@ session(void)
 	return (struct pop3 *)srv.net.conns[srv.net.n - 1];
 }
 
-/* ---- the rules alone ---------------------------------------------------- */
+/* ---- the rules alone ----------------------------------------------------- */
 
 START_TEST(numbers_rfc1939_5)
 {
@@ -482,7 +482,7 @@ START_TEST(octets_rfc1939_11)
 }
 END_TEST
 
-/* ---- delivery ----------------------------------------------------------- */
+/* ---- delivery ------------------------------------------------------------ */
 
 /* A message as spool.c hands it over, its content under queue/tmp. */
 static struct msg
@@ -619,7 +619,7 @@ START_TEST(delivery_across_file_systems)
 }
 END_TEST
 
-/* ---- dialogues ---------------------------------------------------------- */
+/* ---- dialogues ----------------------------------------------------------- */
 
 START_TEST(dialogue_rfc1939_10)
 {

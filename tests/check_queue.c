@@ -17,7 +17,7 @@ int log_level = -1;
 
 enum { RELAYS = 1200, DAY = 24 * 60 };
 
-/* ---- stubs ------------------------------------------------------------------- */
+/* ---- stubs --------------------------------------------------------------- */
 
 struct relay {
 	char domain[HOST_MAX];
@@ -108,7 +108,7 @@ zone_free(struct zone *z)
 	(void)z;
 }
 
-/* ---- a world of one server ------------------------------------------------------ */
+/* ---- a world of one server ----------------------------------------------- */
 
 static char home[512];
 
@@ -239,7 +239,7 @@ pass(void)
 	turn();
 }
 
-/* ---- tests -------------------------------------------------------------------------- */
+/* ---- tests --------------------------------------------------------------- */
 
 /* However many messages wait, one attempt, and one at a time. */
 START_TEST(dead_host_costs_one_attempt)

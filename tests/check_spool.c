@@ -15,7 +15,7 @@
 #include <sysexits.h>
 #include "testlib.h"
 
-/* ---- the disk, with a pencil and a hammer ------------------------------- */
+/* ---- the disk, with a pencil and a hammer -------------------------------- */
 
 /* What has been called, in this order: F fsync, S syncfs, linkat M of content
  * and E of an envelope in the queue, L of mail; and what was removed. */
@@ -90,7 +90,7 @@ disk(int n)
 	fail_at = n;
 }
 
-/* ---- fixtures ----------------------------------------------------------- */
+/* ---- fixtures ------------------------------------------------------------ */
 
 static struct conf *conf;
 
@@ -249,7 +249,7 @@ leads_to(const char *to)
 	return text;
 }
 
-/* ---- where an address leads --------------------------------------------- */
+/* ---- where an address leads ---------------------------------------------- */
 
 static const struct {
 	const char *address;
@@ -386,7 +386,7 @@ START_TEST(longest_addresses)
 }
 END_TEST
 
-/* ---- the way in --------------------------------------------------------- */
+/* ---- the way in ---------------------------------------------------------- */
 
 /* Ids: 16 digits that grow, also when the administrator sets the clock back
  * or it stands still. */
@@ -484,7 +484,7 @@ START_TEST(dropped_before_the_commit)
 }
 END_TEST
 
-/* ---- the commit --------------------------------------------------------- */
+/* ---- the commit ---------------------------------------------------------- */
 
 /* How many files a message of this kind has in the end. */
 static const struct {
@@ -757,7 +757,7 @@ START_TEST(refused_without_folders)
 }
 END_TEST
 
-/* ---- envelopes ---------------------------------------------------------- */
+/* ---- envelopes ----------------------------------------------------------- */
 
 #define ID "00063ab5c7a0f123"
 
@@ -924,7 +924,7 @@ START_TEST(envelope_append)
 	ck_assert_int_eq(e.rcpts[1].state, RCPT_DONE);
 	ck_assert_int_eq(e.rcpts[0].state, RCPT_WAITING);
 	ck_assert_uint_eq(e.rcpts[0].tries, 7);
-	ck_assert_str_eq(e.rcpts[0].reply, "450 no");
+	ck_assert_str_eq(e.rcpts[0].reply, "450 no?done 1?from evil");
 	spool_forget(&e);
 	/* To an envelope that -d has taken away: nothing comes back. */
 	spool_remove(ID);
@@ -984,7 +984,7 @@ START_TEST(content_and_removal)
 }
 END_TEST
 
-/* ---- queue/failed ------------------------------------------------------- */
+/* ---- queue/failed -------------------------------------------------------- */
 
 /* Two recipients of one message, one after the other: both files are there,
  * both recipients in them, on stable storage, and a third call changes no
@@ -1053,7 +1053,7 @@ START_TEST(fail_fails)
 }
 END_TEST
 
-/* ---- start -------------------------------------------------------------- */
+/* ---- start --------------------------------------------------------------- */
 
 static unsigned
 mode_of(const char *name)
@@ -1278,7 +1278,7 @@ START_TEST(scan_and_repair)
 }
 END_TEST
 
-/* ---- mailserv -q and -d ------------------------------------------------- */
+/* ---- mailserv -q and -d -------------------------------------------------- */
 
 static const char listed[] =
     "0000000000000001  5000 octets  3m  from <a@far.test>\n"
@@ -1393,7 +1393,7 @@ START_TEST(delete)
 }
 END_TEST
 
-/* ---- main --------------------------------------------------------------- */
+/* ---- main ---------------------------------------------------------------- */
 
 static const struct {
 	const char *group;

@@ -11,7 +11,7 @@
 
 enum { MESSAGES = 3 };
 
-/* ---- the dialogues --------------------------------------------------------- */
+/* ---- the dialogues ------------------------------------------------------- */
 
 /* Files in tests/dialogues, by name. */
 static int
@@ -51,7 +51,7 @@ START_TEST(every_dialogue)
 }
 END_TEST
 
-/* ---- the story --------------------------------------------------------------- */
+/* ---- the story ----------------------------------------------------------- */
 
 /* Stop a host and start it again, where the story says so. */
 static void

@@ -44,7 +44,7 @@ name(const char *text)
 	return n;
 }
 
-/* ---- one record as text ------------------------------------------------------- */
+/* ---- one record as text -------------------------------------------------- */
 
 static void
 print_field(FILE *f, char field, const unsigned char *data)
@@ -120,7 +120,7 @@ records(const struct zone *z, const char *owner)
 	return to;
 }
 
-/* ---- RFC 1035 5: what a file means --------------------------------------------- */
+/* ---- RFC 1035 5: what a file means --------------------------------------- */
 
 #define SOA "@ 60 IN SOA ns host 1 2 3 4 5\n"
 #define TOP SOA " NS ns\nns A 192.0.2.1\n"
@@ -195,7 +195,7 @@ START_TEST(rfc1035_5_1_meaning)
 }
 END_TEST
 
-/* ---- what is wrong ------------------------------------------------------------------ */
+/* ---- what is wrong ------------------------------------------------------- */
 
 #define L63 "123456789012345678901234567890123456789012345678901234567890123"
 #define S250 \
@@ -431,7 +431,7 @@ START_TEST(include_loop_ends)
 }
 END_TEST
 
-/* ---- RFC 1034 4.3.2, RFC 4592: what a zone answers ---------------------------------------- */
+/* ---- RFC 1034 4.3.2, RFC 4592: what a zone answers ----------------------- */
 
 static const char *const found_name[] = {
 	[ZONE_ANSWER] = "answer",
@@ -590,7 +590,7 @@ START_TEST(rfc1034_6_1_examples)
 }
 END_TEST
 
-/* ---- limits, load, nonsense --------------------------------------------------------------- */
+/* ---- limits, load, nonsense ---------------------------------------------- */
 
 /* RFC 1035 2.3.4: 63 and 255 octets, and one more. */
 START_TEST(rfc1035_2_3_4_names)

@@ -125,7 +125,7 @@ struct player {
 	size_t log_len, log_shown;
 };
 
-/* ---- time, and what the user is told ------------------------------------ */
+/* ---- time, and what the user is told ------------------------------------- */
 
 static int64_t
 now(void)
@@ -206,7 +206,7 @@ log_at(struct player *p, const char *words)
 	fprintf(p->log, "%s:%zu: %s", p->script->name, p->script->line, words);
 }
 
-/* ---- variables ---------------------------------------------------------- */
+/* ---- variables ----------------------------------------------------------- */
 
 static void
 var_name(const struct player *p, char *name, const char *text, size_t len)
@@ -251,7 +251,7 @@ expand(const struct player *p, const char *line)
 	return filled;
 }
 
-/* ---- connections -------------------------------------------------------- */
+/* ---- connections --------------------------------------------------------- */
 
 /* The open one of that name, or NULL; name NULL: the one opened last. */
 static struct conn *
@@ -410,7 +410,7 @@ next_line(struct conn *c, int64_t msec)
 	}
 }
 
-/* ---- C and S ------------------------------------------------------------ */
+/* ---- C and S ------------------------------------------------------------- */
 
 /* After C or S: whom "(NAME)" means; *rest is what follows it. */
 static struct conn *
@@ -586,7 +586,7 @@ do_server(struct player *p, char *words)
 	return true;
 }
 
-/* ---- directives --------------------------------------------------------- */
+/* ---- directives ---------------------------------------------------------- */
 
 /* A number of seconds, in milliseconds. */
 static int64_t
@@ -806,7 +806,7 @@ again(struct player *p, struct script *s)
 	    fseek(s->file, s->block_at, SEEK_SET) == 0;
 }
 
-/* ---- scripts ------------------------------------------------------------ */
+/* ---- scripts ------------------------------------------------------------- */
 
 static bool play_file(struct player *p, const char *name);
 
