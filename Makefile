@@ -70,10 +70,12 @@ $(TEST_SERVER): $(TEST_OBJ:$(BUILD)/mailserv_main.o=$(BUILD)/mailserv_checks.o)
 $(BUILD)/mailserv_checks.o: mailserv.c mailserv.h net.h | $(BUILD)
 	$(CC) $(OURS) -DCHECKS=1 $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
 
+# Two suites at a time; each one's output comes whole.
 test: $(SUITES:%=$(BUILD)/%) $(TEST_SERVER) $(BUILD)/dialogue
-	@status=0; for suite in $(SUITES); do \
-	    BUILD=$(BUILD) $(BUILD)/$$suite || status=1; \
-	done; exit $$status
+	@$(MAKE) --no-print-directory -k -j2 -Otarget $(SUITES:%=run-%)
+
+run-check_%:
+	@BUILD=$(BUILD) $(BUILD)/check_$*
 
 test-sanitized:
 	$(MAKE) BUILD=build-asan OPT=-O1 CFLAGS="-Wno-null-dereference \
@@ -87,6 +89,9 @@ test-stress:
 numbers:
 	tests/numbers
 
+format-check:
+	clang-format --dry-run -Werror $(SRC) *.h
+
 tidy:
 	clang-tidy --quiet $(SRC) -- -std=c11 -D_GNU_SOURCE
 
@@ -97,4 +102,5 @@ cppcheck:
 clean:
 	rm -rf build build-* mailserv
 
-.PHONY: fast demo test test-sanitized test-stress numbers tidy cppcheck clean
+.PHONY: fast demo test test-sanitized test-stress numbers tidy cppcheck \
+	format-check clean

@@ -699,8 +699,10 @@ serve_client(struct link *link)
 	if (got == IO_OK)
 		c->deadline = srv.now + TCP_IDLE * SECOND;
 	c->deaf = link->ended |= got == IO_EOF;
-	c->more = false;
-	while ((query = stream_message(c, &len)) != NULL) {
+	bool full = c->more && buf_used(&c->out) > 0;
+
+	c->more = full;
+	while (!full && (query = stream_message(c, &len)) != NULL) {
 		size_t size = dns_answer(query, len, srv.dns->out, true);
 
 		c->more = size > 0 && !put_stream(c, srv.dns->out, size);

@@ -33,10 +33,8 @@ enum {
 	STRING_OCTETS = 255,  /* RFC 1035 3.3 */
 	TTL_MAX = INT32_MAX,  /* RFC 2181 8 */
 	RDATA_MAX = 65535,    /* RFC 1035 3.2.1 */
-	WORD_MAX = 131072,    /* RDATA_MAX in hexadecimal digits, and a little */
 	RRSET_MAX = 4096,     /* a message of 64 KiB holds no more addresses */
-	INCLUDE_DEPTH = 8,    /* a file that includes itself comes to an end */
-	FILES_MAX = 1000,     /* in all, or eight deep would be without bound */
+	FILES_MAX = 100,      /* of a zone: a loop of $INCLUDE ends here */
 	ERRORS_MAX = 50,      /* more would not be read */
 	META_TYPES = 128,     /* to 255: questions, not data (RFC 6895 3.1) */
 };
@@ -51,10 +49,8 @@ static const struct rr_kind kinds[] = {
 	{ "SOA", RR_SOA, "nn4tttt" },
 	{ "MB", 7, "n" },
 	{ "MG", 8, "n" },
-	{ "MR", 9, "n" },
 	{ "PTR", RR_PTR, "n" },
 	{ "HINFO", RR_HINFO, "ss" },
-	{ "MINFO", 14, "nn" },
 	{ "MX", RR_MX, "2n" },
 	{ "TXT", RR_TXT, "S" },
 	{ "AAAA", RR_AAAA, "b" },  /* RFC 3596 2.2 */
@@ -125,24 +121,18 @@ static int
 octet_parse(const char **text)
 {
 	const char *at = *text;
-	unsigned code = 0;
+	int octet = (unsigned char)*at++;
 
-	if (*at != '\\') {
-		*text = at + 1;
-		return (unsigned char)*at;
-	}
-	at++;
-	if (*at < '0' || *at > '9') {
-		*text = at + 1;
-		return *at != '\0' ? (unsigned char)*at : -1;
-	}
-	for (int i = 0; i < 3; i++, at++) {
-		if (*at < '0' || *at > '9')
-			return -1;
-		code = code * 10 + (unsigned)(*at - '0');
+	if (octet == '\\' && strspn(at, "0123456789") >= 3) {
+		octet = (at[0] - '0') * 100 + (at[1] - '0') * 10 + at[2] - '0';
+		at += 3;
+	} else if (octet == '\\') {
+		bool digit = *at >= '0' && *at <= '9';
+
+		octet = digit || *at == '\0' ? -1 : (unsigned char)*at++;
 	}
 	*text = at;
-	return code <= 255 ? (int)code : -1;
+	return octet <= 255 ? octet : -1;
 }
 
 static const char bad_escape[] =
@@ -209,8 +199,6 @@ zone_name_text(const unsigned char *name, char *text)
 	size_t len = 0;
 
 	for (; *name != 0; name += *name + 1) {
-		if (len > 0)
-			text[len++] = '.';
 		for (unsigned i = 1; i <= *name; i++) {
 			unsigned char ch = name[i];
 			bool plain = ch > ' ' && ch < 127 && ch != '.' &&
@@ -218,14 +206,12 @@ zone_name_text(const unsigned char *name, char *text)
 
 			if (len + 6 > HOST_MAX && (!plain || len + 2 > HOST_MAX))
 				return false;
-			if (plain)
-				text[len++] = (char)ch;
-			else
-				len += (size_t)sprintf(text + len, "\\%03u",
-				    ch);
+			len += (size_t)sprintf(text + len,
+			    plain ? "%c" : "\\%03u", ch);
 		}
+		text[len++] = '.';
 	}
-	text[len] = '\0';
+	text[len - (len > 0)] = '\0';
 	return true;
 }
 
@@ -417,16 +403,13 @@ at_node(const struct zone *z, const struct node *node, unsigned type,
     struct zone_hit *hit)
 {
 	struct rrset *set = type == RR_ANY ? node->sets : set_of(node, type);
-	enum zone_found what = ZONE_ANSWER;
+	struct rrset *alias = set_of(node, RR_CNAME);
 
-	if (set == NULL) {
-		set = set_of(node, RR_CNAME);
-		what = ZONE_CNAME;
-	}
-	if (set == NULL)
+	if (set == NULL && alias == NULL)
 		return nothing(z, ZONE_NODATA, hit);
-	*hit = (struct zone_hit){ set, NULL, set->ttl };
-	return what;
+	*hit = (struct zone_hit){ set != NULL ? set : alias, NULL, 0 };
+	hit->ttl = hit->set->ttl;
+	return set != NULL ? ZONE_ANSWER : ZONE_CNAME;
 }
 
 /* The wildcard below the closest encloser, the longest part of the name that
@@ -477,15 +460,15 @@ zone_find(struct zone *z, const struct dname *name, unsigned type,
 
 /* ---- reading: words ------------------------------------------------------ */
 
-/* A file that is being read. */
+/* A file that is being read.  All of it is in memory, up to a NUL; words are
+ * ended in place, and what stood there comes back with the next word. */
 struct source {
-	FILE *file;
+	char *at, held;
 	uint16_t number;     /* in zone.files */
 	unsigned line;       /* at hand, from 1 */
 	unsigned parens;     /* open ones ... */
 	unsigned paren_line; /* ... and where the first was opened */
 	bool ended;          /* the entry: next_word() says no more */
-	bool eof;
 };
 
 struct loader {
@@ -493,7 +476,6 @@ struct loader {
 	struct diag *diag;
 	struct source *src;
 	struct spot spot; /* of the word at hand */
-	unsigned depth;   /* of files included by files */
 	unsigned errors;  /* in this zone */
 	bool failed;      /* this entry: it has been complained of */
 	bool doubted;     /* this entry: a warning was given */
@@ -501,17 +483,17 @@ struct loader {
 	bool soa_tried;   /* so do not complain that there is none */
 
 	/* What entries leave to the next. */
-	struct dname origin, owner;   /* owner.len 0: there was none */
+	struct dname origin, owner;    /* owner.len 0: there was none */
 	int64_t default_ttl, last_ttl; /* -1: none was stated */
 
 	/* The entry at hand. */
 	bool indented; /* it begins with a blank: the owner is the last one */
 	bool quoted;   /* the word was */
+	char *word;    /* backslashes unresolved; "" behind the last one */
 	int64_t ttl;
 	uint16_t type;
-	size_t rdata_len, word_len;
+	size_t rdata_len;
 	unsigned char rdata[RDATA_MAX];
-	char word[WORD_MAX + 1]; /* backslashes unresolved, NUL at the end */
 };
 
 /* Complain of the entry, once.  Always false. */
@@ -519,8 +501,7 @@ static bool
 wrong(struct loader *ld, const char *subject, const char *what)
 {
 	if (!ld->failed) {
-		complain(ld->diag, ld->spot, "%.80s: %s", subject,
-		    what);
+		complain(ld->diag, ld->spot, "%.80s: %s", subject, what);
 		ld->errors++;
 	}
 	ld->failed = true;
@@ -535,131 +516,93 @@ doubt(struct loader *ld, const char *what)
 	ld->doubted = true;
 }
 
-static bool
-is_blank(int ch)
-{
-	return ch == ' ' || ch == '\t' || ch == '\r';
-}
-
-/* The next octet; a comment counts as the line end behind it. */
-static int
-next_octet(FILE *file)
-{
-	int ch = getc_unlocked(file);
-
-	if (ch != ';')
-		return ch;
-	while (ch != '\n' && ch != EOF)
-		ch = getc_unlocked(file);
-	return ch;
-}
-
-/* Go past blanks, parentheses, and line ends within those; returns the octet
- * behind them. */
-static int
+/* Go past blanks, comments, parentheses, and line ends within those. */
+static void
 skip_space(struct loader *ld)
 {
 	struct source *src = ld->src;
 
-	for (;;) {
-		int ch = next_octet(src->file);
-
-		if (ch == '(') {
+	for (;; src->at++) {
+		src->at += strspn(src->at, " \t\r");
+		if (*src->at == ';')
+			src->at += strcspn(src->at, "\n");
+		ld->spot.line = src->line;
+		if (*src->at == '(') {
 			if (src->parens++ == 0)
 				src->paren_line = src->line;
-		} else if (ch == ')') {
+		} else if (*src->at == ')') {
 			if (src->parens == 0)
 				wrong(ld, ")", "there was no (");
 			else
 				src->parens--;
-		} else if (ch == '\n' && src->parens > 0) {
-			ld->spot.line = ++src->line;
-		} else if (!is_blank(ch)) {
-			return ch;
+		} else if (*src->at != '\n' || src->parens == 0) {
+			return;
+		} else {
+			src->line++;
 		}
 	}
 }
 
-static void
-word_put(struct loader *ld, int ch)
+/* The end of the word at `at`.  What follows a backslash is in the word, but
+ * for the end of the line. */
+static char *
+word_end(char *at, bool quoted)
 {
-	if (ch == '\0')
-		wrong(ld, "NUL", "this octet has no place in a master file");
-	else if (ld->word_len == WORD_MAX)
-		wrong(ld, "a word", "it is longer than any record's data");
-	else
-		ld->word[ld->word_len++] = (char)ch;
-}
+	const char *ends = quoted ? "\n\"\\" : " \t\r\n;()\"\\";
 
-/* Is ch behind the word that is being read? */
-static bool
-ends_word(const struct loader *ld, int ch)
-{
-	if (ch == EOF || ch == '\n' || ch == '"')
-		return true;
-	return !ld->quoted &&
-	    (is_blank(ch) || ch == ';' || ch == '(' || ch == ')');
-}
-
-/* Read the rest of the word that begins with ch; returns the octet that ended
- * it.  What follows a backslash never does, but for the end of the line. */
-static int
-read_word(struct loader *ld, int ch)
-{
-	FILE *file = ld->src->file;
-
-	while (!ends_word(ld, ch)) {
-		word_put(ld, ch);
-		bool escape = ch == '\\';
-
-		ch = getc_unlocked(file);
-		if (escape && ch != '\n' && ch != EOF) {
-			word_put(ld, ch);
-			ch = getc_unlocked(file);
-		}
+	for (;;) {
+		at += strcspn(at, ends);
+		if (*at != '\\')
+			return at;
+		at++;
+		if (*at != '\n' && *at != '\0')
+			at++;
 	}
-	return ch;
 }
 
 /* The entry ends here: with the line, unless that is within parentheses. */
 static void
-entry_ends(struct loader *ld, int ch)
+entry_ends(struct loader *ld)
 {
 	struct source *src = ld->src;
 
 	src->ended = true;
-	src->eof = ch == EOF;
-	src->line += ch == '\n';
+	if (*src->at == '\n') {
+		src->at++;
+		src->line++;
+	}
+	src->held = *src->at;
 	if (src->parens > 0) {
 		ld->spot.line = src->paren_line;
 		wrong(ld, "(", "there is no ) up to the end of the file");
 	}
 }
 
-/* Read the next word of this entry; false: there is none. */
+/* Find the next word of this entry; false: there is none. */
 static bool
 next_word(struct loader *ld)
 {
-	FILE *file = ld->src->file;
+	static char none[] = "";
+	struct source *src = ld->src;
 
-	ld->word_len = 0;
-	ld->word[0] = '\0';
-	if (ld->src->ended)
+	ld->word = none;
+	if (src->ended)
 		return false;
-	ld->spot.line = ld->src->line;
-	int ch = skip_space(ld);
-
-	if (ch == '\n' || ch == EOF) {
-		entry_ends(ld, ch);
+	*src->at = src->held;
+	skip_space(ld);
+	if (*src->at == '\n' || *src->at == '\0') {
+		entry_ends(ld);
 		return false;
 	}
-	ld->quoted = ch == '"';
-	ch = read_word(ld, ld->quoted ? getc_unlocked(file) : ch);
-	ld->word[ld->word_len] = '\0';
-	if (ld->quoted && ch != '"')
+	ld->quoted = *src->at == '"';
+	ld->word = src->at + ld->quoted;
+	src->at = word_end(ld->word, ld->quoted);
+	src->held = *src->at;
+	*src->at = '\0';
+	if (ld->quoted && src->held != '"')
 		wrong(ld, ld->word, "there is no \" to end it on its line");
-	if (!ld->quoted || ch != '"')
-		ungetc(ch, file);
+	else if (ld->quoted)
+		src->held = ' ';
 	return true;
 }
 
@@ -674,43 +617,39 @@ end_entry(struct loader *ld)
 
 /* ---- reading: the fields of a record ------------------------------------- */
 
-/* Digits at *text, which moves behind them; what is too large stays so. */
+/* Digits at *text, which moves behind them; too many are UINT32_MAX + 1. */
 static bool
 number_parse(const char **text, uint64_t *number)
 {
-	const char *at = *text;
+	char *end;
 
-	*number = 0;
-	for (; *at >= '0' && *at <= '9'; at++)
-		if (*number <= UINT32_MAX)
-			*number = *number * 10 + (uint64_t)(*at - '0');
-	bool some = at > *text;
-
-	*text = at;
-	return some;
+	if (**text < '0' || **text > '9')
+		return false;
+	*number = strtoull(*text, &end, 10);
+	if (*number > UINT32_MAX)
+		*number = UINT32_MAX + UINT64_C(1);
+	*text = end;
+	return true;
 }
 
 /* Seconds, or numbers with units: 1h30m. */
 static bool
 ttl_parse(const char *text, uint64_t *ttl)
 {
-	static const char units[] = "smhdwSMHDW";
+	static const char units[] = "smhdwSMHDW"; /* and NUL is like s */
 	static const unsigned seconds[] = { 1, 60, 3600, 86400, 604800 };
 	uint64_t number;
 
 	*ttl = 0;
 	do {
-		if (!number_parse(&text, &number))
-			return false;
-		const char *unit = strchr(units, *text);
+		const char *unit = NULL;
 
+		if (number_parse(&text, &number))
+			unit = strchr(units, *text);
 		if (unit == NULL)
 			return false;
-		if (*text != '\0') {
-			number *= seconds[(unit - units) % 5];
-			text++;
-		}
-		*ttl += number;
+		*ttl += number * seconds[(unit - units) % 5];
+		text += *text != '\0';
 	} while (*text != '\0' && *ttl <= TTL_MAX);
 	return *ttl <= TTL_MAX;
 }
@@ -777,9 +716,11 @@ doubt_name(struct loader *ld, const struct dname *n)
 	struct dname head;
 	struct in_addr addr;
 	size_t len = n->len - ld->origin.len;
-	bool relative = ld->word[ld->word_len - 1] != '.';
+	char *last = ld->word + strlen(ld->word) - 1;
+	bool relative = *last != '.';
 
-	ld->word[ld->word_len - !relative] = '\0';
+	if (!relative)
+		*last = '\0';
 	if (inet_pton(AF_INET, ld->word, &addr) == 1) {
 		doubt(ld, "an address, where the name of a host must be"
 			  " (RFC 1035 3.3)");
@@ -799,13 +740,11 @@ doubt_name(struct loader *ld, const struct dname *n)
 static bool
 take_name(struct loader *ld, struct dname *n)
 {
-	const char *what = zone_name(ld->word, &ld->origin, n);
+	const char *what = *ld->word == '\0' ?
+	    "an empty name" :
+	    zone_name(ld->word, &ld->origin, n);
 
-	if (ld->word_len == 0)
-		what = "an empty name";
-	if (what != NULL)
-		return wrong(ld, ld->word, what);
-	return true;
+	return what == NULL || wrong(ld, ld->word, what);
 }
 
 static bool
@@ -885,10 +824,11 @@ take_hex(struct loader *ld)
 static bool
 take_generic(struct loader *ld, const struct rr_kind *kind)
 {
-	const char *text = ld->word;
 	uint64_t len;
 
 	next_word(ld);
+	const char *text = ld->word;
+
 	if (!number_parse(&text, &len) || *text != '\0' || len > RDATA_MAX)
 		return wrong(ld, ld->word, "after \\# comes a length up to"
 		    " 65535");
@@ -1023,7 +963,7 @@ may_stand(struct loader *ld, const struct node *node, const char *owner)
 {
 	const struct zone *z = ld->zone;
 	bool is_soa = ld->type == RR_SOA;
-	bool alone = ld->type == RR_CNAME;
+	bool is_alias = ld->type == RR_CNAME;
 
 	if (is_soa && node != z->apex)
 		return wrong(ld, owner, "an SOA stands at the origin only");
@@ -1033,8 +973,9 @@ may_stand(struct loader *ld, const struct node *node, const char *owner)
 		ld->soa_tried = true;
 		return wrong(ld, owner, "the first record must be the SOA");
 	}
-	if (node->sets != NULL && alone != (node->sets->type == RR_CNAME))
-		return wrong(ld, owner, "a CNAME and other data"
+	if (node->sets != NULL &&
+	    (is_alias || node->sets->type == RR_CNAME))
+		return wrong(ld, owner, "a CNAME stands alone at its name"
 		    " (RFC 1034 3.6.2)");
 	return true;
 }
@@ -1061,17 +1002,6 @@ set_make(struct loader *ld, struct node *node)
 			(*at)->ttl = ttl;
 	}
 	return *at;
-}
-
-/* Why may the record at hand not be appended to its set?  NULL: it may. */
-static const char *
-why_not(const struct loader *ld, const struct rrset *set)
-{
-	if (set->n >= RRSET_MAX)
-		return "more records of one type than a message holds";
-	if (set->n > 0 && ld->type == RR_CNAME)
-		return "a second CNAME (RFC 2181 10.1)";
-	return NULL;
 }
 
 static bool
@@ -1127,8 +1057,9 @@ add_record(struct loader *ld)
 		    " there already", owner);
 		return;
 	}
-	if (set != NULL && why_not(ld, set) != NULL)
-		wrong(ld, owner, why_not(ld, set));
+	if (set != NULL && set->n >= RRSET_MAX)
+		wrong(ld, owner, "more records of one type than a message"
+				 " holds");
 	else if (set == NULL || !set_append(ld, set))
 		ld->no_memory = true;
 	else if (ld->type == RR_SOA)
@@ -1182,9 +1113,6 @@ load_include(struct loader *ld)
 
 	if (len >= (int)sizeof(path))
 		wrong(ld, ld->word, "too long a path");
-	else if (ld->depth == INCLUDE_DEPTH)
-		wrong(ld, ld->word, "files that include files, too deep:"
-				    " is it a loop?");
 	else if (!next_word(ld) || take_name(ld, &inner))
 		if (end_entry(ld)) {
 			ld->origin = inner;
@@ -1233,12 +1161,10 @@ static void
 load_entry(struct loader *ld)
 {
 	struct source *src = ld->src;
-	int ch = getc_unlocked(src->file);
 
-	ungetc(ch, src->file);
 	src->parens = 0;
 	src->ended = ld->failed = ld->doubted = false;
-	ld->indented = is_blank(ch);
+	ld->indented = strspn(src->at, " \t\r") > 0;
 	if (next_word(ld)) {
 		if (ld->word[0] == '$' && !ld->indented && !ld->quoted)
 			load_directive(ld);
@@ -1249,35 +1175,48 @@ load_entry(struct loader *ld)
 	}
 }
 
+/* Read the entries of an open file into the zone. */
+static void
+load_text(struct loader *ld, struct source *src, char *text, size_t len)
+{
+	size_t whole = strlen(text);
+
+	src->at = text;
+	src->held = *text;
+	ld->src = src;
+	while (*src->at != '\0' && !ld->no_memory && ld->errors < ERRORS_MAX)
+		load_entry(ld);
+	ld->failed = false;
+	if (whole < len && *src->at == '\0')
+		wrong(ld, "NUL", "an octet that no master file has");
+}
+
 /* Read a whole file.  The loader is then back where it was. */
 static void
 load_file(struct loader *ld, const char *path)
 {
-	struct source src = { .line = 1 }, *outer = ld->src;
-	struct spot spot = ld->spot;
 	struct names *files = &ld->zone->files;
+	struct source src = { .line = 1, .number = (uint16_t)files->n };
+	struct source *outer = ld->src;
+	struct spot spot = ld->spot;
+	char *text = NULL;
+	size_t cap = 0;
+	FILE *f = fopen(path, "re");
+	ssize_t len = f != NULL ? getdelim(&text, &cap, '\0', f) : -1;
 
-	src.file = files->n < FILES_MAX ? fopen(path, "re") : NULL;
-	if (src.file == NULL) {
-		wrong(ld, path, files->n < FILES_MAX ? strerror(errno) :
-						       "too many files");
-		return;
-	}
-	if (names_push(files, path)) {
-		src.number = (uint16_t)(files->n - 1);
-		ld->src = &src;
-		ld->spot = (struct spot){ files->v[src.number], 1 };
-		ld->depth++;
-		while (!src.eof && !ld->no_memory && ld->errors < ERRORS_MAX)
-			load_entry(ld);
-		ld->failed = false;
-		if (ferror(src.file))
-			wrong(ld, path, strerror(errno));
-		ld->depth--;
-	} else {
+	if (files->n >= FILES_MAX)
+		wrong(ld, path, "too many files: do they include each other?");
+	else if (f == NULL || ferror(f))
+		wrong(ld, path, strerror(errno));
+	else if (!names_push(files, path))
 		ld->no_memory = true;
+	else if (len > 0) {
+		ld->spot.file = files->v[src.number];
+		load_text(ld, &src, text, (size_t)len);
 	}
-	fclose(src.file);
+	if (f != NULL)
+		fclose(f);
+	free(text);
 	ld->src = outer;
 	ld->spot = spot;
 }
@@ -1416,15 +1355,21 @@ zone_load(const char *origin, const char *file, struct diag *d)
 }
 
 static void
-set_free(struct rrset *set)
+node_free(struct node *node)
 {
-	while (set->records != NULL) {
-		struct record *r = set->records;
+	while (node->sets != NULL) {
+		struct rrset *set = node->sets;
 
-		set->records = r->next;
-		free(r);
+		node->sets = set->next;
+		while (set->records != NULL) {
+			struct record *r = set->records;
+
+			set->records = r->next;
+			free(r);
+		}
+		free(set);
 	}
-	free(set);
+	free(node);
 }
 
 void
@@ -1436,13 +1381,7 @@ zone_free(struct zone *z)
 		struct node *node = z->apex;
 
 		z->apex = node->next;
-		while (node->sets != NULL) {
-			struct rrset *set = node->sets;
-
-			node->sets = set->next;
-			set_free(set);
-		}
-		free(node);
+		node_free(node);
 	}
 	names_free(&z->files);
 	free(z->buckets);

@@ -173,7 +173,7 @@ static const struct meaning {
 	{ TOP "_x._tcp SRV 1 2 65535 ns", "_x._tcp.example",
 	    "60 SRV 1 2 65535 ns.example." },
 	{ TOP "a PTR b.c.", "a.example", "60 PTR b.c." },
-	{ TOP "a MINFO b c", "a.example", "60 MINFO b.example. c.example." },
+	{ TOP "a MB b", "a.example", "60 MB b.example." },
 	{ TOP "a MX 0 .", "a.example", "60 MX 0 ." },
 	/* RFC 3597 5. */
 	{ TOP "a TYPE731 \\# 6 abcd ( ef 01 23 45 )", "a.example",
@@ -286,14 +286,14 @@ static const struct fault_row {
 	{ "\n" SOA, "2: example: there is no NS record (RFC 1035 5.2)\n" },
 	{ "", "0: example: there is no SOA record (RFC 1035 5.2)\n" },
 	{ "@ SOA ns\n NS a.b.", "1: SOA: its data is not complete\n" },
-	{ TOP "a CNAME b\na A 1.2.3.4", "5: a.example: a CNAME and other data"
-					" (RFC 1034 3.6.2)\n" },
-	{ TOP "a A 1.2.3.4\na CNAME b", "5: a.example: a CNAME and other data"
-					" (RFC 1034 3.6.2)\n" },
-	{ TOP "@ CNAME b", "4: example: a CNAME and other data (RFC 1034"
-			   " 3.6.2)\n" },
-	{ TOP "a CNAME b\nA CNAME c", "5: A.example: a second CNAME (RFC 2181"
-				      " 10.1)\n" },
+	{ TOP "a CNAME b\na A 1.2.3.4", "5: a.example: a CNAME stands alone"
+	    " at its name (RFC 1034 3.6.2)\n" },
+	{ TOP "a A 1.2.3.4\na CNAME b", "5: a.example: a CNAME stands alone"
+	    " at its name (RFC 1034 3.6.2)\n" },
+	{ TOP "@ CNAME b", "4: example: a CNAME stands alone at its"
+	    " name (RFC 1034 3.6.2)\n" },
+	{ TOP "a CNAME b\nA CNAME c", "5: A.example: a CNAME stands alone"
+	    " at its name (RFC 1034 3.6.2)\n" },
 	{ TOP "a.com. A 1.2.3.4", "4: a.com: is not in the zone\n" },
 	{ TOP "xexample. A 1.2.3.4", "4: xexample: is not in the zone\n" },
 	{ " A 1.2.3.4", "1: A: there is no owner before this line\n" },
@@ -382,7 +382,7 @@ START_TEST(fault_with_nul)
 	fwrite(text, 1, sizeof(text) - 1, f);
 	fclose(f);
 	zone_free(zone_load("example", test_path("z"), &diag));
-	ck_assert_uint_eq(diag.errors, 2);
+	ck_assert_uint_eq(diag.errors, 1);
 }
 END_TEST
 
@@ -419,15 +419,23 @@ END_TEST
 
 START_TEST(include_loop_ends)
 {
+	const char *said = complaints(TOP "$INCLUDE again");
+
+	ck_assert_ptr_nonnull(strstr(said, "/again: No such file"));
+	test_write("once", "$TTL 1\n");
 	char text[8192] = TOP;
 
-	ck_assert_ptr_nonnull(strstr(complaints(TOP "$INCLUDE z"),
-	    "4: z: files that include files, too deep: is it a loop?\n"));
-	ck_assert_uint_eq(diag.errors, 1 + 7); /* seven second SOAs */
-	for (int i = 0; i < 400; i++)
-		strcat(text, "$INCLUDE z\n");
+	for (int i = 0; i < 99; i++)
+		strcat(text, "$INCLUDE once\n");
 	zone_free(load(text));
-	ck_assert_uint_gt(diag.errors, 0);
+	ck_assert_uint_eq(diag.errors, 0); /* a hundred files */
+	strcat(text, "$INCLUDE once\n");
+	zone_free(load(text));
+	ck_assert_uint_eq(diag.errors, 1);
+	test_write("loop", "$INCLUDE loop\n");
+	ck_assert_ptr_nonnull(strstr(complaints(TOP "$INCLUDE loop"),
+	    "/loop: too many files: do they include each other?\n"));
+	ck_assert_uint_eq(diag.errors, 1);
 }
 END_TEST
 
