@@ -29,24 +29,16 @@
 #include "mailserv.h"
 
 enum {
-	HEADER = 12,        /* RFC 1035 4.1.1 */
-	OPT_SIZE = 11,      /* RFC 6891 6.1.2: an OPT record without options */
-	UDP_MIN = 512,      /* RFC 1035 4.2.1 */
-	UDP_MAX = 1232,     /* more might be fragmented, and then forged */
+	HEADER = 12,    /* RFC 1035 4.1.1 */
+	OPT_SIZE = 11,  /* RFC 6891 6.1.2: an OPT record without options */
+	UDP_MIN = 512,  /* RFC 1035 4.2.1 */
+	UDP_MAX = 1232, /* more might be fragmented, and then forged */
 	MESSAGE_MAX = 65535,
-	NAMES_MAX = 64,     /* places in a message that pointers lead to */
-	SETS_MAX = 64,      /* in one answer */
-	CHAIN_MAX = 16,     /* CNAMES to follow: a loop must end */
-	DATAGRAMS = 64,     /* of one socket in one turn: others wait too */
-	TCP_IDLE = 30,      /* seconds, of a client (RFC 7766 6.2.3) */
-	SERVER_WAIT = 2,    /* seconds, for one server's answer */
-	ROUNDS = 2,         /* so often is each server asked */
-	LINKS_MAX = 64,     /* sockets for look-ups; the rest of them waits */
-	LOOKUPS_MAX = 10000,
-	CACHE_SLOTS = 1024, /* a newer name takes the place of an older */
-	ANSWERS_MAX = 256,  /* of one look-up; relay.c tries fewer */
-	FAILURE_TTL = 5,    /* seconds (RFC 2308 7 allows five minutes) */
-	TTL_CAP = 86400,    /* a day: then a mistake is forgotten */
+	NAMES_MAX = 64, /* places in a message that pointers lead to */
+	SETS_MAX = 64,  /* in one answer */
+	CHAIN_MAX = 16, /* CNAMES to follow: a loop must end */
+	DATAGRAMS = 64, /* of one socket in one turn: others wait too */
+	TCP_IDLE = 30,  /* seconds, of a client (RFC 7766 6.2.3) */
 	CLASS_IN = 1,
 };
 
@@ -232,15 +224,16 @@ put_name(struct reply *o, const unsigned char *name, bool compress)
 	put_data(o, "", 1);
 }
 
-/* RFC 3597 4: names are compressed in types of RFC 1035 only. */
+/* Names are compressed in the types of RFC 1035 3.3 only, for any server must
+ * know those; others it may have to pass on unread (RFC 3597 4). */
 static void
 put_rdata(struct reply *o, unsigned type, const struct record *r)
 {
 	const struct rr_kind *kind = zone_kind(type);
 	const unsigned char *data = r->data, *end = data + r->len;
 
-	for (const char *field = kind != NULL ? kind->shape : ""; *field != '\0';
-	     field++) {
+	for (const char *field = kind != NULL ? kind->shape : "";
+	     *field != '\0'; field++) {
 		size_t len = zone_field(*field, data, (size_t)(end - data));
 
 		if (*field == 'n')
@@ -413,12 +406,30 @@ struct query {
 	size_t size;            /* of the largest reply by UDP */
 };
 
+/* Read the records behind the question: of those a query may have, only OPT
+ * means something to us. */
+static void
+read_records(struct packet *p, unsigned count, struct query *q)
+{
+	struct rr rr;
+
+	for (; count > 0 && !p->bad; count--) {
+		get_rr(p, &rr);
+		if (rr.type != RR_OPT)
+			continue;
+		p->bad |= rr.name.len != 1; /* RFC 6891 6.1.2: the root's */
+		q->opts++;
+		q->version = rr.ttl >> 16 & 0xFF;
+		if (rr.class > UDP_MIN)
+			q->size = rr.class < UDP_MAX ? rr.class : UDP_MAX;
+	}
+}
+
 /* Read what is behind the flags.  The rcode that it deserves, if not yet an
  * answer. */
 static unsigned
 read_query(struct packet *p, unsigned flags, struct query *q)
 {
-	struct rr rr;
 	unsigned questions = get16(p);
 	unsigned rest = get16(p);
 
@@ -431,22 +442,12 @@ read_query(struct packet *p, unsigned flags, struct query *q)
 	get_name(p, &q->name);
 	q->type = get16(p);
 	q->class = get16(p);
-	for (q->size = UDP_MIN; rest > 0 && !p->bad; rest--) {
-		get_rr(p, &rr);
-		if (rr.type != RR_OPT)
-			continue;
-		p->bad |= rr.name.len != 1; /* RFC 6891 6.1.2: the root's */
-		q->opts++;
-		q->version = rr.ttl >> 16 & 0xFF;
-		if (rr.class > UDP_MIN)
-			q->size = rr.class < UDP_MAX ? rr.class : UDP_MAX;
-	}
+	read_records(p, rest, q);
 	if (p->bad || q->opts > 1)
 		return FORMERR;
 	if (q->version > 0)
 		return BADVERS;
-	if (q->class != CLASS_IN ||
-	    (q->type >= RR_IXFR && q->type < RR_ANY))
+	if (q->class != CLASS_IN || (q->type >= RR_IXFR && q->type < RR_ANY))
 		return REFUSED; /* transfers, and what RFC 1035 3.2.3 had */
 	return NOERROR;
 }
@@ -493,18 +494,18 @@ dns_answer(const unsigned char *query, size_t len, unsigned char *reply,
     bool tcp)
 {
 	struct packet p = { query, len, 0, false };
-	struct query q = { .type = 0 };
+	struct query q = { .size = UDP_MIN };
 	unsigned id = get16(&p), flags = get16(&p);
 
 	if (len < HEADER || (flags & QR))
 		return 0; /* two servers would answer each other for ever */
 	unsigned rcode = read_query(&p, flags, &q);
 	bool echo = rcode != FORMERR && rcode != NOTIMP;
-	struct reply o = { .data = reply, .len = HEADER, .tcp = tcp,
-		.cap = (tcp ? MESSAGE_MAX : q.opts > 0 ? q.size : UDP_MIN) -
-		    OPT_SIZE,
-		.name = q.name,
-		.flags = QR | (flags & (OPCODE | RD)) | (rcode & 15) };
+	struct reply o = { .data = reply, .len = HEADER, .name = q.name };
+
+	o.tcp = tcp;
+	o.cap = (tcp ? MESSAGE_MAX : q.size) - OPT_SIZE;
+	o.flags = QR | (flags & (OPCODE | RD)) | (rcode & 15);
 
 	if (echo)
 		put_question(&o, &q);
@@ -518,9 +519,20 @@ dns_answer(const unsigned char *query, size_t len, unsigned char *reply,
 
 /* ---- the state: links, questions, the cache ------------------------------ */
 
+enum {
+	SERVER_WAIT = 2, /* seconds, for one server's answer */
+	ROUNDS = 2,      /* so often is each server asked */
+	LINKS_MAX = 64,  /* sockets for look-ups; the rest of them waits */
+	LOOKUPS_MAX = 10000,
+	CACHE_SLOTS = 1024, /* a newer name takes the place of an older */
+	ANSWERS_MAX = 256,  /* of one look-up; nobody tries so many */
+	FAILURE_TTL = 5,    /* seconds (RFC 2308 7 allows five minutes) */
+	TTL_CAP = 86400,    /* a day: then a mistake is forgotten */
+};
+
 /* A connection of ours: of a client over TCP, or with a resolver. */
 struct link {
-	struct conn c; /* first */
+	struct conn c;      /* first */
 	struct question *q; /* NULL: of a client, or nobody waits any more */
 	bool stream;
 	bool ended; /* the client will say no more */
@@ -528,14 +540,14 @@ struct link {
 
 /* What dns_ask() returns is the lookup in one of these. */
 struct question {
-	struct lookup l;        /* first */
-	struct dname name;      /* asked now: how far the CNAMEs have led */
-	unsigned hops;          /* ... how many of them */
-	unsigned tries;         /* servers that have failed */
-	bool stream;            /* ask the next server by TCP, after TC */
+	struct lookup l;   /* first */
+	struct dname name; /* asked now: how far the CNAMEs have led */
+	unsigned hops;     /* ... how many of them */
+	unsigned tries;    /* servers that have failed */
+	bool stream;       /* ask the next server by TCP, after TC */
 	uint16_t id;
-	struct link *link;      /* where an answer is awaited, or NULL */
-	struct question *next;  /* in dns.pending */
+	struct link *link;     /* where an answer is awaited, or NULL */
+	struct question *next; /* in dns.pending */
 };
 
 /* The outcome of a look-up, for a while. */
@@ -600,16 +612,16 @@ trace_message(const struct conn *c, char way, const unsigned char *data,
 	const char *type = type_name(get16(&p), room);
 
 	if (flags & QR)
-		snprintf(line, sizeof(line), "answer %s %s rcode=%u%s%s"
-		    " records=%u,%u,%u", name, type, flags & 15,
-		    flags & AA ? " aa" : "", flags & TC ? " tc" : "", counts[1],
-		    counts[2], counts[3]);
+		snprintf(line, sizeof(line),
+		    "answer %s %s rcode=%u%s%s"
+		    " records=%u,%u,%u",
+		    name, type, flags & 15, flags & AA ? " aa" : "",
+		    flags & TC ? " tc" : "", counts[1], counts[2], counts[3]);
 	else
 		snprintf(line, sizeof(line), "query %s %s", name, type);
-	bool ours = c->listening || c->client;
+	const char *rfc = way == '>' ? "RFC 1035 7.2" : "RFC 1035 7.3";
 
-	trace(c, way, line, ours ? "RFC 1034 4.3.2" :
-		    way == '>' ? "RFC 1035 7.2" : "RFC 1035 7.3");
+	trace(c, way, line, c->listening || c->client ? "RFC 1034 4.3.2" : rfc);
 }
 
 /* ---- the server's sockets ------------------------------------------------ */
@@ -650,8 +662,9 @@ serve_udp(struct conn *c)
 		trace_message(c, '<', dns->in, (size_t)got);
 		size_t len = dns_answer(dns->in, (size_t)got, dns->out, false);
 
-		if (len > 0 && sendto(c->fd, dns->out, len, MSG_DONTWAIT,
-				   &peer.any, size) >= 0)
+		if (len > 0 &&
+		    sendto(c->fd, dns->out, len, MSG_DONTWAIT, &peer.any,
+			size) >= 0)
 			trace_message(c, '>', dns->out, len);
 	}
 }
@@ -677,8 +690,7 @@ static const unsigned char *
 stream_message(const struct conn *c, size_t *len)
 {
 	const struct buf *b = &c->in;
-	const unsigned char *data =
-	    (const unsigned char *)b->data + b->start;
+	const unsigned char *data = (const unsigned char *)b->data + b->start;
 
 	if (buf_used(b) < 2)
 		return NULL;
@@ -766,8 +778,10 @@ static void
 finish(struct question *q, enum lookup_state how, const char *why)
 {
 	static const char *const words[] = {
-		[LOOKUP_FOUND] = "found", [LOOKUP_NODATA] = "no such data",
-		[LOOKUP_NXDOMAIN] = "no such name", [LOOKUP_FAILED] = "failed",
+		[LOOKUP_FOUND] = "found",
+		[LOOKUP_NODATA] = "no such data",
+		[LOOKUP_NXDOMAIN] = "no such name",
+		[LOOKUP_FAILED] = "failed",
 	};
 	char room[16];
 
@@ -868,7 +882,7 @@ cache_put(const struct question *q, const struct dname *name, uint32_t ttl)
 	}
 	new->name = *name;
 	new->l.type = q->l.type;
-	new->until = srv.now + SECOND * (ttl < TTL_CAP ? ttl : TTL_CAP);
+	new->until = srv.now + SECOND *(ttl < TTL_CAP ? ttl : TTL_CAP);
 	if (*slot != NULL)
 		free((*slot)->l.answers);
 	free(*slot);
@@ -926,8 +940,10 @@ known(struct question *q)
 		if (found == ZONE_ANSWER)
 			take_set(q, hit.set);
 		else if (found != ZONE_CNAME)
-			finish(q, found == ZONE_NODATA ? LOOKUP_NODATA :
-							 LOOKUP_NXDOMAIN, "");
+			finish(q,
+			    found == ZONE_NODATA ? LOOKUP_NODATA :
+						   LOOKUP_NXDOMAIN,
+			    "");
 		if (found != ZONE_CNAME)
 			return true;
 		const struct record *r = hit.set->records;
@@ -959,7 +975,7 @@ useless(struct question *q, const char *why)
 struct good_reply {
 	struct packet p;
 	unsigned flags, counts[4]; /* as in the header */
-	uint32_t ttl; /* the smallest of what was used */
+	uint32_t ttl;              /* the smallest of what was used */
 };
 
 /* In the answer section, go along the CNAMEs from q->name.  Other names are
@@ -998,7 +1014,8 @@ collect(struct question *q, struct good_reply *g)
 		if (g->p.bad || rr.type != q->l.type || rr.class != CLASS_IN ||
 		    q->l.n == ANSWERS_MAX || !same_name(&rr.name, &q->name))
 			continue;
-		struct packet data = { g->p.data, rr.at + rr.len, rr.at, false };
+		struct packet data = { g->p.data, rr.at + rr.len, rr.at,
+			false };
 
 		if (!take_rdata(q, data, rr.len))
 			g->p.bad = true;
@@ -1081,35 +1098,46 @@ take_sections(struct question *q, struct good_reply *g)
 	return TAKEN;
 }
 
-/* Is this the reply to our question (RFC 5452 9.1)?  Then take it. */
+/* Is this the reply to our question (RFC 5452 9.1)?  Read it up to there. */
+static bool
+is_reply_to(const struct question *q, struct good_reply *g)
+{
+	struct dname name;
+	unsigned id = get16(&g->p);
+
+	g->flags = get16(&g->p);
+	for (int i = 0; i < 4; i++)
+		g->counts[i] = get16(&g->p);
+	if (g->p.bad || id != q->id || (g->flags & (QR | OPCODE)) != QR ||
+	    g->counts[0] != 1)
+		return false;
+	get_name(&g->p, &name);
+	unsigned type = get16(&g->p), class = get16(&g->p);
+
+	return !g->p.bad && type == q->l.type && class == CLASS_IN &&
+	    same_name(&name, &q->name);
+}
+
 static enum heed
 take_reply(struct question *q, const unsigned char *data, size_t len)
 {
 	struct good_reply g = { .p = { data, len, 0, false }, .ttl = TTL_CAP };
-	struct dname name;
-	unsigned id = get16(&g.p);
 
-	g.flags = get16(&g.p);
-	for (int i = 0; i < 4; i++)
-		g.counts[i] = get16(&g.p);
-	if (g.p.bad || id != q->id || (g.flags & (QR | OPCODE)) != QR ||
-	    g.counts[0] != 1)
-		return IGNORED;
-	get_name(&g.p, &name);
-	unsigned type = get16(&g.p), class = get16(&g.p);
-
-	if (g.p.bad || type != q->l.type || class != CLASS_IN ||
-	    !same_name(&name, &q->name))
+	if (!is_reply_to(q, &g))
 		return IGNORED;
 	if ((g.flags & TC) && !q->stream)
 		return TRUNCATED;
-	unsigned rcode = g.flags & 15;
-
-	if (rcode == NOERROR || rcode == NXDOMAIN)
+	switch (g.flags & 15) {
+	case NOERROR:
+	case NXDOMAIN:
 		return take_sections(q, &g);
-	return useless(q, rcode == SERVFAIL ? "the name server says SERVFAIL" :
-		    rcode == REFUSED	    ? "the name server says REFUSED" :
-					      "the name server says no");
+	case SERVFAIL:
+		return useless(q, "the name server says SERVFAIL");
+	case REFUSED:
+		return useless(q, "the name server says REFUSED");
+	default:
+		return useless(q, "the name server cannot answer");
+	}
 }
 
 /* ---- the resolver: sockets ----------------------------------------------- */
@@ -1118,9 +1146,12 @@ take_reply(struct question *q, const unsigned char *data, size_t len)
 static size_t
 make_query(struct question *q)
 {
-	struct reply o = { .data = srv.dns->out, .cap = MESSAGE_MAX,
-		.len = HEADER, .flags = RD };
-	struct query query = { .name = q->name, .type = q->l.type,
+	struct reply o = { .data = srv.dns->out,
+		.cap = MESSAGE_MAX,
+		.len = HEADER,
+		.flags = RD };
+	struct query query = { .name = q->name,
+		.type = q->l.type,
 		.class = CLASS_IN };
 
 	q->id = (uint16_t)random_u64();
@@ -1193,8 +1224,9 @@ start(struct question *q)
 		q->tries++;
 		q->stream = false;
 	}
-	finish(q, LOOKUP_FAILED, q->l.why[0] != '\0' ? q->l.why :
-	    "no name server is known: see resolver");
+	finish(q, LOOKUP_FAILED,
+	    q->l.why[0] != '\0' ? q->l.why :
+				  "no name server is known: see resolver");
 	cache_put(q, &q->name, FAILURE_TTL);
 }
 
@@ -1221,9 +1253,10 @@ heed_message(struct link *link, const unsigned char *data, size_t len)
 
 	if (heed == IGNORED) {
 		srv.dns->ignored++;
-		log_conn(&link->c, "a reply from %s to no question of ours"
-		    " is ignored: ignored=%lu", link->c.peer_text,
-		    srv.dns->ignored);
+		log_conn(&link->c,
+		    "a reply from %s to no question of ours"
+		    " is ignored: ignored=%lu",
+		    link->c.peer_text, srv.dns->ignored);
 		useless(q, "the name server answers something else");
 	} else if (heed == TRUNCATED) {
 		link_drop(q);
@@ -1266,7 +1299,8 @@ serve_tcp_link(struct link *link)
 		int why = net_connected(c);
 
 		c->deaf = c->more = false;
-		if (why == 0 && put_stream(c, srv.dns->out, make_query(link->q)))
+		if (why == 0 &&
+		    put_stream(c, srv.dns->out, make_query(link->q)))
 			return;
 		useless(link->q, strerror(why));
 		next_server(link->q);
@@ -1279,8 +1313,8 @@ serve_tcp_link(struct link *link)
 		got = IO_ERROR;
 	if (message != NULL)
 		heed_message(link, message, len);
-	if (link->q != NULL && (message != NULL || got == IO_EOF ||
-				   got == IO_ERROR)) {
+	if (link->q != NULL &&
+	    (message != NULL || got == IO_EOF || got == IO_ERROR)) {
 		useless(link->q, "the name server breaks off");
 		next_server(link->q);
 	}

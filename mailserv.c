@@ -482,7 +482,8 @@ with_conf(const char *file, int mode, char **words)
 	srv.conf = conf;
 	int status = do_mode(mode, words);
 
-	conf_free(conf);
+	conf_sweep();
+	conf_free(srv.conf); /* SIGHUP may have brought another one */
 	return status;
 }
 

@@ -1047,11 +1047,11 @@ spool_list(const struct conf *conf)
 	for (size_t i = 0; i < ids.n; i++) {
 		struct envelope e;
 
-		if (!spool_read(dir, ids.v[i], &e))
-			continue; /* it has just left */
-		list_message(&e, &hosts);
+		if (spool_read(dir, ids.v[i], &e)) { /* else: it has just left */
+			list_message(&e, &hosts);
+			waiting++;
+		}
 		spool_forget(&e);
-		waiting++;
 	}
 	printf("%zu waiting, %zu in failed\n", waiting, failed.n);
 	names_free(&ids);

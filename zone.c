@@ -29,32 +29,32 @@
 #include "mailserv.h"
 
 enum {
-	LABELS_MAX = 128,     /* of a name of 255 octets, the root among them */
-	STRING_OCTETS = 255,  /* RFC 1035 3.3 */
-	TTL_MAX = INT32_MAX,  /* RFC 2181 8 */
-	RDATA_MAX = 65535,    /* RFC 1035 3.2.1 */
-	RRSET_MAX = 4096,     /* a message of 64 KiB holds no more addresses */
-	FILES_MAX = 100,      /* of a zone: a loop of $INCLUDE ends here */
-	ERRORS_MAX = 50,      /* more would not be read */
-	META_TYPES = 128,     /* to 255: questions, not data (RFC 6895 3.1) */
+	LABELS_MAX = 128,    /* of a name of 255 octets, the root among them */
+	STRING_OCTETS = 255, /* RFC 1035 3.3 */
+	TTL_MAX = INT32_MAX, /* RFC 2181 8 */
+	RDATA_MAX = 65535,   /* RFC 1035 3.2.1 */
+	RRSET_MAX = 4096,    /* a message of 64 KiB holds no more addresses */
+	FILES_MAX = 100,     /* of a zone: a loop of $INCLUDE ends here */
+	ERRORS_MAX = 50,     /* more would not be read */
+	META_TYPES = 128,    /* to 255: questions, not data (RFC 6895 3.1) */
 };
 
 /* ---- types --------------------------------------------------------------- */
 
 /* RFC 1035 3.3: in the types of that document names may be compressed. */
 static const struct rr_kind kinds[] = {
-	{ "A", RR_A, "a" }, /* RFC 1035 3.4.1 */
-	{ "NS", RR_NS, "n" },
-	{ "CNAME", RR_CNAME, "n" },
-	{ "SOA", RR_SOA, "nn4tttt" },
-	{ "MB", 7, "n" },
-	{ "MG", 8, "n" },
-	{ "PTR", RR_PTR, "n" },
-	{ "HINFO", RR_HINFO, "ss" },
-	{ "MX", RR_MX, "2n" },
-	{ "TXT", RR_TXT, "S" },
-	{ "AAAA", RR_AAAA, "b" },  /* RFC 3596 2.2 */
-	{ "SRV", RR_SRV, "222u" }, /* RFC 2782 is not in RFC 3597 4's list */
+	{ "A", RR_A, "a" },           /* RFC 1035 3.4.1 */
+	{ "NS", RR_NS, "n" },         /* RFC 1035 3.3.11 */
+	{ "CNAME", RR_CNAME, "n" },   /* RFC 1035 3.3.1 */
+	{ "SOA", RR_SOA, "nn4tttt" }, /* RFC 1035 3.3.13 */
+	{ "MB", 7, "n" },             /* RFC 1035 3.3.3 */
+	{ "MG", 8, "n" },             /* RFC 1035 3.3.6 */
+	{ "PTR", RR_PTR, "n" },       /* RFC 1035 3.3.12 */
+	{ "HINFO", RR_HINFO, "ss" },  /* RFC 1035 3.3.2 */
+	{ "MX", RR_MX, "2n" },        /* RFC 1035 3.3.9 */
+	{ "TXT", RR_TXT, "S" },       /* RFC 1035 3.3.14 */
+	{ "AAAA", RR_AAAA, "b" },     /* RFC 3596 2.2 */
+	{ "SRV", RR_SRV, "222u" },    /* never compressed: RFC 3597 4 */
 };
 
 const struct rr_kind *
@@ -204,7 +204,8 @@ zone_name_text(const unsigned char *name, char *text)
 			bool plain = ch > ' ' && ch < 127 && ch != '.' &&
 			    ch != '\\';
 
-			if (len + 6 > HOST_MAX && (!plain || len + 2 > HOST_MAX))
+			if (len + 6 > HOST_MAX &&
+			    (!plain || len + 2 > HOST_MAX))
 				return false;
 			len += (size_t)sprintf(text + len,
 			    plain ? "%c" : "\\%03u", ch);
@@ -260,12 +261,12 @@ struct node {
 
 struct zone {
 	struct dname origin;
-	struct rrset *soa;      /* NULL: not read yet */
-	uint32_t negative_ttl;  /* RFC 2308 3 */
+	struct rrset *soa;     /* NULL: not read yet */
+	uint32_t negative_ttl; /* RFC 2308 3 */
 	struct node *apex, *last;
-	struct node **buckets;  /* a power of two, not fewer than nodes */
+	struct node **buckets; /* a power of two, not fewer than nodes */
 	size_t n_buckets, n_nodes;
-	struct names files;     /* what was read: record.file */
+	struct names files; /* what was read: record.file */
 };
 
 static uint32_t
@@ -285,9 +286,9 @@ node_find(const struct zone *z, const unsigned char *name)
 	struct node *node = z->buckets[hash & (z->n_buckets - 1)];
 	size_t len = name_len(name);
 
-	while (node != NULL && (node->hash != hash ||
-				   name_len(node->name) != len ||
-				   !same(node->name, name, len)))
+	while (node != NULL &&
+	    (node->hash != hash || name_len(node->name) != len ||
+		!same(node->name, name, len)))
 		node = node->next_hash;
 	return node;
 }
@@ -480,7 +481,7 @@ struct loader {
 	bool failed;      /* this entry: it has been complained of */
 	bool doubted;     /* this entry: a warning was given */
 	bool no_memory;
-	bool soa_tried;   /* so do not complain that there is none */
+	bool soa_tried; /* so do not complain that there is none */
 
 	/* What entries leave to the next. */
 	struct dname origin, owner;    /* owner.len 0: there was none */
@@ -680,9 +681,9 @@ take_number(struct loader *ld, size_t octets, bool is_time)
 			return wrong(ld, ld->word, bad_ttl);
 	} else if (!number_parse(&text, &number) || *text != '\0' ||
 	    number >> (octets * 8) != 0)
-		return wrong(ld, ld->word, octets == 2 ?
-			"not a number up to 65535" :
-			"not a number up to 4294967295");
+		return wrong(ld, ld->word,
+		    octets == 2 ? "not a number up to 65535" :
+				  "not a number up to 4294967295");
 	uint32_t wire = htonl((uint32_t)number);
 
 	return rdata_put(ld, (unsigned char *)&wire + 4 - octets, octets);
@@ -701,7 +702,8 @@ take_string(struct loader *ld)
 		if (octet < 0)
 			return wrong(ld, ld->word, bad_escape);
 		if (len == STRING_OCTETS)
-			return wrong(ld, ld->word, "a string of over 255"
+			return wrong(ld, ld->word,
+			    "a string of over 255"
 			    " octets: part it in several");
 		octets[++len] = (unsigned char)octet;
 	}
@@ -722,8 +724,9 @@ doubt_name(struct loader *ld, const struct dname *n)
 	if (!relative)
 		*last = '\0';
 	if (inet_pton(AF_INET, ld->word, &addr) == 1) {
-		doubt(ld, "an address, where the name of a host must be"
-			  " (RFC 1035 3.3)");
+		doubt(ld,
+		    "an address, where the name of a host must be"
+		    " (RFC 1035 3.3)");
 		return;
 	}
 	if (!relative || n->len <= ld->origin.len || ld->origin.len == 1)
@@ -732,8 +735,9 @@ doubt_name(struct loader *ld, const struct dname *n)
 	head.octets[len] = 0;
 	head.len = len + 1;
 	if (zone_within(&head, &ld->origin))
-		doubt(ld, "the origin is appended once more: is a dot missing"
-			  " at the end?");
+		doubt(ld,
+		    "the origin is appended once more: is a dot missing"
+		    " at the end?");
 }
 
 /* The word as a name. */
@@ -764,9 +768,9 @@ take_address(struct loader *ld, int family, size_t len)
 	unsigned char octets[16];
 
 	if (inet_pton(family, ld->word, octets) != 1)
-		return wrong(ld, ld->word, family == AF_INET ?
-			"not an IPv4 address" :
-			"not an IPv6 address");
+		return wrong(ld, ld->word,
+		    family == AF_INET ? "not an IPv4 address" :
+					"not an IPv6 address");
 	return rdata_put(ld, octets, len);
 }
 
@@ -809,10 +813,12 @@ take_hex(struct loader *ld)
 		const char *low = strchr(digits, text[1]);
 
 		if (high == NULL || low == NULL || text[1] == '\0')
-			return wrong(ld, ld->word, "not pairs of hexadecimal"
+			return wrong(ld, ld->word,
+			    "not pairs of hexadecimal"
 			    " digits");
-		unsigned char octet = (unsigned char)(
-		    (high - digits) % 16 * 16 + (low - digits) % 16);
+		unsigned char octet = (unsigned char)((high - digits) % 16 *
+			16 +
+		    (low - digits) % 16);
 
 		if (!rdata_put(ld, &octet, 1))
 			return false;
@@ -830,7 +836,8 @@ take_generic(struct loader *ld, const struct rr_kind *kind)
 	const char *text = ld->word;
 
 	if (!number_parse(&text, &len) || *text != '\0' || len > RDATA_MAX)
-		return wrong(ld, ld->word, "after \\# comes a length up to"
+		return wrong(ld, ld->word,
+		    "after \\# comes a length up to"
 		    " 65535");
 	while (next_word(ld))
 		if (!take_hex(ld))
@@ -851,11 +858,13 @@ take_rdata(struct loader *ld)
 	if (next_word(ld) && !ld->quoted && strcmp(ld->word, "\\#") == 0)
 		return take_generic(ld, kind);
 	if (kind == NULL)
-		return wrong(ld, ld->word, "data of an unknown type begins"
+		return wrong(ld, ld->word,
+		    "data of an unknown type begins"
 		    " with \\# (RFC 3597 5)");
 	for (const char *field = kind->shape; *field != '\0'; field++) {
 		if (ld->src->ended)
-			return wrong(ld, kind->name, "its data is not complete");
+			return wrong(ld, kind->name,
+			    "its data is not complete");
 		if (!take_field(ld, *field))
 			return false;
 		if (field[1] != '\0')
@@ -903,7 +912,8 @@ take_type(struct loader *ld)
 		} else {
 			ld->type = type_parse(ld->word);
 			return ld->type != 0 ||
-			    wrong(ld, ld->word, "neither a type known here nor"
+			    wrong(ld, ld->word,
+				"neither a type known here nor"
 				" the class IN");
 		}
 	}
@@ -973,9 +983,9 @@ may_stand(struct loader *ld, const struct node *node, const char *owner)
 		ld->soa_tried = true;
 		return wrong(ld, owner, "the first record must be the SOA");
 	}
-	if (node->sets != NULL &&
-	    (is_alias || node->sets->type == RR_CNAME))
-		return wrong(ld, owner, "a CNAME stands alone at its name"
+	if (node->sets != NULL && (is_alias || node->sets->type == RR_CNAME))
+		return wrong(ld, owner,
+		    "a CNAME stands alone at its name"
 		    " (RFC 1034 3.6.2)");
 	return true;
 }
@@ -996,7 +1006,8 @@ set_make(struct loader *ld, struct node *node)
 		**at = (struct rrset){ .type = ld->type, .ttl = ttl };
 	}
 	if ((*at)->ttl != ttl) {
-		complain_mildly(ld->diag, ld->spot, "this TTL is not that"
+		complain_mildly(ld->diag, ld->spot,
+		    "this TTL is not that"
 		    " of its set (RFC 2181 5.2): the smaller one counts");
 		if (ttl < (*at)->ttl)
 			(*at)->ttl = ttl;
@@ -1022,8 +1033,10 @@ set_append(struct loader *ld, struct rrset *set)
 
 	if (r == NULL)
 		return false;
-	*r = (struct record){ .line = ld->spot.line, .file = ld->src->number,
-		.len = (uint16_t)ld->rdata_len, .doubted = ld->doubted };
+	*r = (struct record){ .line = ld->spot.line,
+		.file = ld->src->number,
+		.len = (uint16_t)ld->rdata_len,
+		.doubted = ld->doubted };
 	memcpy(r->data, ld->rdata, ld->rdata_len);
 	if (set->last != NULL)
 		set->last->next = r;
@@ -1053,13 +1066,16 @@ add_record(struct loader *ld)
 	struct rrset *set = node != NULL ? set_make(ld, node) : NULL;
 
 	if (set != NULL && has_record(ld, set)) {
-		complain_mildly(ld->diag, ld->spot, "%s: this record was"
-		    " there already", owner);
+		complain_mildly(ld->diag, ld->spot,
+		    "%s: this record was"
+		    " there already",
+		    owner);
 		return;
 	}
 	if (set != NULL && set->n >= RRSET_MAX)
-		wrong(ld, owner, "more records of one type than a message"
-				 " holds");
+		wrong(ld, owner,
+		    "more records of one type than a message"
+		    " holds");
 	else if (set == NULL || !set_append(ld, set))
 		ld->no_memory = true;
 	else if (ld->type == RR_SOA)
@@ -1126,8 +1142,7 @@ static const struct directive {
 	const char *name;
 	void (*load)(struct loader *ld);
 } directives[] = {
-	{ "$ORIGIN", load_origin },
-	{ "$INCLUDE", load_include },
+	{ "$ORIGIN", load_origin }, { "$INCLUDE", load_include },
 	{ "$TTL", load_ttl }, /* RFC 2308 4 */
 };
 
@@ -1291,7 +1306,8 @@ check_zone(struct loader *ld)
 			z->negative_ttl = z->soa->ttl;
 		ld->spot = (struct spot){ z->files.v[soa->file], soa->line };
 		if (set_of(z->apex, RR_NS) == NULL)
-			wrong(ld, origin, "there is no NS record (RFC 1035 5.2)");
+			wrong(ld, origin,
+			    "there is no NS record (RFC 1035 5.2)");
 	} else if (ld->errors == 0) {
 		wrong(ld, origin, "there is no SOA record (RFC 1035 5.2)");
 	}

@@ -12,7 +12,10 @@
 #include <netinet/tcp.h>
 #include "testlib.h"
 
-enum { TURNS = 20000 }; /* after so many a test has waited in vain */
+enum {
+	TURNS = STRESS ? 400000 : 20000, /* then a test has waited in vain */
+	LARGE_ANSWERS = STRESS ? 2 : 200,
+};
 
 static struct conf conf;
 static struct zone *zones[4];
@@ -323,65 +326,74 @@ struct scene {
 
 static const struct scene rfc1034_6_2[] = {
 	/* 6.2.1 */
-	{ "SRI-NIC.ARPA", RR_A, "qr aa NOERROR\n"
-				"Q SRI-NIC.ARPA. A\n"
-				"A SRI-NIC.ARPA. 86400 A 26.0.0.73\n"
-				"A SRI-NIC.ARPA. 86400 A 10.0.0.51\n" },
+	{ "SRI-NIC.ARPA", RR_A,
+	    "qr aa NOERROR\n"
+	    "Q SRI-NIC.ARPA. A\n"
+	    "A SRI-NIC.ARPA. 86400 A 26.0.0.73\n"
+	    "A SRI-NIC.ARPA. 86400 A 10.0.0.51\n" },
 	/* 6.2.2 */
-	{ "SRI-NIC.ARPA", RR_ANY, "qr aa NOERROR\n"
-				  "Q SRI-NIC.ARPA. ANY\n"
-				  "A SRI-NIC.ARPA. 86400 A 26.0.0.73\n"
-				  "A SRI-NIC.ARPA. 86400 A 10.0.0.51\n"
-				  "A SRI-NIC.ARPA. 86400 MX 0 SRI-NIC.ARPA.\n"
-				  "A SRI-NIC.ARPA. 86400 HINFO \\8DEC-2060"
-				  "\\6TOPS20\n" },
+	{ "SRI-NIC.ARPA", RR_ANY,
+	    "qr aa NOERROR\n"
+	    "Q SRI-NIC.ARPA. ANY\n"
+	    "A SRI-NIC.ARPA. 86400 A 26.0.0.73\n"
+	    "A SRI-NIC.ARPA. 86400 A 10.0.0.51\n"
+	    "A SRI-NIC.ARPA. 86400 MX 0 SRI-NIC.ARPA.\n"
+	    "A SRI-NIC.ARPA. 86400 HINFO \\8DEC-2060"
+	    "\\6TOPS20\n" },
 	/* 6.2.3 */
-	{ "SRI-NIC.ARPA", RR_MX, "qr aa NOERROR\n"
-				 "Q SRI-NIC.ARPA. MX\n"
-				 "A SRI-NIC.ARPA. 86400 MX 0 SRI-NIC.ARPA.\n"
-				 "+ SRI-NIC.ARPA. 86400 A 26.0.0.73\n"
-				 "+ SRI-NIC.ARPA. 86400 A 10.0.0.51\n" },
+	{ "SRI-NIC.ARPA", RR_MX,
+	    "qr aa NOERROR\n"
+	    "Q SRI-NIC.ARPA. MX\n"
+	    "A SRI-NIC.ARPA. 86400 MX 0 SRI-NIC.ARPA.\n"
+	    "+ SRI-NIC.ARPA. 86400 A 26.0.0.73\n"
+	    "+ SRI-NIC.ARPA. 86400 A 10.0.0.51\n" },
 	/* 6.2.4, with the SOA that RFC 2308 2.2 has added */
-	{ "SRI-NIC.ARPA", RR_NS, "qr aa NOERROR\n"
-				 "Q SRI-NIC.ARPA. NS\n"
-				 "N . 86400 SOA SRI-NIC.ARPA. HOSTMASTER."
-				 "SRI-NIC.ARPA. 870611 1800 300 604800 86400\n" },
+	{ "SRI-NIC.ARPA", RR_NS,
+	    "qr aa NOERROR\n"
+	    "Q SRI-NIC.ARPA. NS\n"
+	    "N . 86400 SOA SRI-NIC.ARPA. HOSTMASTER."
+	    "SRI-NIC.ARPA. 870611 1800 300 604800 86400\n" },
 	/* 6.2.5 */
-	{ "SIR-NIC.ARPA", RR_A, "qr aa NXDOMAIN\n"
-				"Q SIR-NIC.ARPA. A\n"
-				"N . 86400 SOA SRI-NIC.ARPA. HOSTMASTER."
-				"SRI-NIC.ARPA. 870611 1800 300 604800 86400\n" },
+	{ "SIR-NIC.ARPA", RR_A,
+	    "qr aa NXDOMAIN\n"
+	    "Q SIR-NIC.ARPA. A\n"
+	    "N . 86400 SOA SRI-NIC.ARPA. HOSTMASTER."
+	    "SRI-NIC.ARPA. 870611 1800 300 604800 86400\n" },
 	/* 6.2.6 */
-	{ "BRL.MIL", RR_A, "qr NOERROR\n"
-			   "Q BRL.MIL. A\n"
-			   "N MIL. 86400 NS SRI-NIC.ARPA.\n"
-			   "N MIL. 86400 NS A.ISI.EDU.\n"
-			   "+ SRI-NIC.ARPA. 86400 A 26.0.0.73\n"
-			   "+ SRI-NIC.ARPA. 86400 A 10.0.0.51\n"
-			   "+ A.ISI.EDU. 86400 A 26.3.0.103\n" },
+	{ "BRL.MIL", RR_A,
+	    "qr NOERROR\n"
+	    "Q BRL.MIL. A\n"
+	    "N MIL. 86400 NS SRI-NIC.ARPA.\n"
+	    "N MIL. 86400 NS A.ISI.EDU.\n"
+	    "+ SRI-NIC.ARPA. 86400 A 26.0.0.73\n"
+	    "+ SRI-NIC.ARPA. 86400 A 10.0.0.51\n"
+	    "+ A.ISI.EDU. 86400 A 26.3.0.103\n" },
 	/* 6.2.7, C.ISI.EDU's answer */
-	{ "USC-ISIC.ARPA", RR_A, "qr aa NOERROR\n"
-				 "Q USC-ISIC.ARPA. A\n"
-				 "A USC-ISIC.ARPA. 86400 CNAME C.ISI.EDU.\n"
-				 "N ISI.EDU. 172800 NS VAXA.ISI.EDU.\n"
-				 "N ISI.EDU. 172800 NS A.ISI.EDU.\n"
-				 "N ISI.EDU. 172800 NS VENERA.ISI.EDU.\n"
-				 "+ VAXA.ISI.EDU. 172800 A 10.2.0.27\n"
-				 "+ VAXA.ISI.EDU. 172800 A 128.9.0.33\n"
-				 "+ A.ISI.EDU. 172800 A 26.3.0.103\n"
-				 "+ VENERA.ISI.EDU. 172800 A 10.1.0.52\n"
-				 "+ VENERA.ISI.EDU. 172800 A 128.9.0.32\n" },
+	{ "USC-ISIC.ARPA", RR_A,
+	    "qr aa NOERROR\n"
+	    "Q USC-ISIC.ARPA. A\n"
+	    "A USC-ISIC.ARPA. 86400 CNAME C.ISI.EDU.\n"
+	    "N ISI.EDU. 172800 NS VAXA.ISI.EDU.\n"
+	    "N ISI.EDU. 172800 NS A.ISI.EDU.\n"
+	    "N ISI.EDU. 172800 NS VENERA.ISI.EDU.\n"
+	    "+ VAXA.ISI.EDU. 172800 A 10.2.0.27\n"
+	    "+ VAXA.ISI.EDU. 172800 A 128.9.0.33\n"
+	    "+ A.ISI.EDU. 172800 A 26.3.0.103\n"
+	    "+ VENERA.ISI.EDU. 172800 A 10.1.0.52\n"
+	    "+ VENERA.ISI.EDU. 172800 A 128.9.0.32\n" },
 	/* 6.2.8 */
-	{ "USC-ISIC.ARPA", RR_CNAME, "qr aa NOERROR\n"
-				     "Q USC-ISIC.ARPA. CNAME\n"
-				     "A USC-ISIC.ARPA. 86400 CNAME C.ISI.EDU."
-				     "\n" },
+	{ "USC-ISIC.ARPA", RR_CNAME,
+	    "qr aa NOERROR\n"
+	    "Q USC-ISIC.ARPA. CNAME\n"
+	    "A USC-ISIC.ARPA. 86400 CNAME C.ISI.EDU."
+	    "\n" },
 	/* The question's case comes back. */
-	{ "sri-nic.Arpa", RR_PTR, "qr aa NOERROR\n"
-				  "Q sri-nic.Arpa. PTR\n"
-				  "N . 86400 SOA SRI-NIC.ARPA. HOSTMASTER."
-				  "SRI-NIC.ARPA. 870611 1800 300 604800 86400"
-				  "\n" },
+	{ "sri-nic.Arpa", RR_PTR,
+	    "qr aa NOERROR\n"
+	    "Q sri-nic.Arpa. PTR\n"
+	    "N . 86400 SOA SRI-NIC.ARPA. HOSTMASTER."
+	    "SRI-NIC.ARPA. 870611 1800 300 604800 86400"
+	    "\n" },
 };
 
 START_TEST(rfc1034_6_2_scenario)
@@ -399,40 +411,47 @@ END_TEST
 
 static const struct scene chains[] = {
 	/* RFC 1034 4.3.2 step 3a, RFC 6604 2.1: the last name decides. */
-	{ "one.example", RR_A, "qr aa NOERROR\n"
-			       "Q one.example. A\n"
-			       "A one.example. 3600 CNAME two.example.\n"
-			       "A two.example. 3600 CNAME three.example.\n"
-			       "A three.example. 3600 A 192.0.2.3\n" },
-	{ "one.example", RR_MX, "qr aa NOERROR\n"
-				"Q one.example. MX\n"
-				"A one.example. 3600 CNAME two.example.\n"
-				"A two.example. 3600 CNAME three.example.\n"
-				"N example. 300 " EXAMPLE_SOA },
-	{ "lost.example", RR_A, "qr aa NXDOMAIN\n"
-				"Q lost.example. A\n"
-				"A lost.example. 3600 CNAME"
-				" nothing.host1.example.\n"
-				"N example. 300 " EXAMPLE_SOA },
-	{ "away.example", RR_A, "qr aa NOERROR\n"
-				"Q away.example. A\n"
-				"A away.example. 3600 CNAME www.example.org."
-				"\n" },
-	{ "ring1.example", RR_A, "qr aa NOERROR\n"
-				 "Q ring1.example. A\n"
-				 "A ring1.example. 3600 CNAME ring2.example.\n"
-				 "A ring2.example. 3600 CNAME ring1.example."
-				 "\n" },
+	{ "one.example", RR_A,
+	    "qr aa NOERROR\n"
+	    "Q one.example. A\n"
+	    "A one.example. 3600 CNAME two.example.\n"
+	    "A two.example. 3600 CNAME three.example.\n"
+	    "A three.example. 3600 A 192.0.2.3\n" },
+	{ "one.example", RR_MX,
+	    "qr aa NOERROR\n"
+	    "Q one.example. MX\n"
+	    "A one.example. 3600 CNAME two.example.\n"
+	    "A two.example. 3600 CNAME three.example.\n"
+	    "N example. 300 " EXAMPLE_SOA },
+	{ "lost.example", RR_A,
+	    "qr aa NXDOMAIN\n"
+	    "Q lost.example. A\n"
+	    "A lost.example. 3600 CNAME"
+	    " nothing.host1.example.\n"
+	    "N example. 300 " EXAMPLE_SOA },
+	{ "away.example", RR_A,
+	    "qr aa NOERROR\n"
+	    "Q away.example. A\n"
+	    "A away.example. 3600 CNAME www.example.org."
+	    "\n" },
+	{ "ring1.example", RR_A,
+	    "qr aa NOERROR\n"
+	    "Q ring1.example. A\n"
+	    "A ring1.example. 3600 CNAME ring2.example.\n"
+	    "A ring2.example. 3600 CNAME ring1.example."
+	    "\n" },
 	/* RFC 4592 2.2.1: what a wildcard makes bears the name asked for. */
-	{ "x.Y.example", RR_MX, "qr aa NOERROR\n"
-				"Q x.Y.example. MX\n"
-				"A x.Y.example. 3600 MX 10 host1.example.\n"
-				"+ host1.example. 3600 A 192.0.2.1\n" },
-	{ "z.alias.example", RR_A, "qr aa NOERROR\n"
-				   "Q z.alias.example. A\n"
-				   "A z.alias.example. 3600 CNAME"
-				   " host1.example.\n"
-				   "A host1.example. 3600 A 192.0.2.1\n" },
+	{ "x.Y.example", RR_MX,
+	    "qr aa NOERROR\n"
+	    "Q x.Y.example. MX\n"
+	    "A x.Y.example. 3600 MX 10 host1.example.\n"
+	    "+ host1.example. 3600 A 192.0.2.1\n" },
+	{ "z.alias.example", RR_A,
+	    "qr aa NOERROR\n"
+	    "Q z.alias.example. A\n"
+	    "A z.alias.example. 3600 CNAME"
+	    " host1.example.\n"
+	    "A host1.example. 3600 A 192.0.2.1\n" },
 	/* RFC 2782: names in SRV are not compressed. */
 	{ "_ssh._tcp.host1.example", RR_SRV,
 	    "qr aa NOERROR\n"
@@ -441,12 +460,13 @@ static const struct scene chains[] = {
 	    " \\0\\0\\0\\0\\0\\22\\5host1\\7example\\0\n"
 	    "+ host1.example. 3600 A 192.0.2.1\n" },
 	/* RFC 1034 4.2.1: delegation, with glue of both kinds. */
-	{ "glued.example", RR_A, "qr NOERROR\n"
-				 "Q glued.example. A\n"
-				 "N glued.example. 3600 NS ns.glued.example.\n"
-				 "+ ns.glued.example. 3600 A 192.0.2.53\n"
-				 "+ ns.glued.example. 3600 AAAA  \\1\\13\\184"
-				 "\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0S\n" },
+	{ "glued.example", RR_A,
+	    "qr NOERROR\n"
+	    "Q glued.example. A\n"
+	    "N glued.example. 3600 NS ns.glued.example.\n"
+	    "+ ns.glued.example. 3600 A 192.0.2.53\n"
+	    "+ ns.glued.example. 3600 AAAA  \\1\\13\\184"
+	    "\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0S\n" },
 	/* Not ours. */
 	{ "example.org", RR_A, "qr REFUSED\nQ example.org. A\n" },
 	{ "example", RR_AXFR, "qr REFUSED\nQ example. TYPE252\n" },
@@ -466,13 +486,15 @@ END_TEST
 START_TEST(rfc8482_4_1_any)
 {
 	begin_message(7, 0, "example", RR_ANY);
-	ck_assert_str_eq(reply(false), "qr aa NOERROR\nQ example. ANY\n"
-				       "A example. 3600 " EXAMPLE_SOA);
+	ck_assert_str_eq(reply(false),
+	    "qr aa NOERROR\nQ example. ANY\n"
+	    "A example. 3600 " EXAMPLE_SOA);
 	begin_message(7, 0, "example", RR_ANY);
-	ck_assert_str_eq(reply(true), "qr aa NOERROR\nQ example. ANY\n"
-				      "A example. 3600 " EXAMPLE_SOA
-				      "A example. 3600 NS ns.example.com.\n"
-				      "A example. 3600 NS ns.example.net.\n");
+	ck_assert_str_eq(reply(true),
+	    "qr aa NOERROR\nQ example. ANY\n"
+	    "A example. 3600 " EXAMPLE_SOA
+	    "A example. 3600 NS ns.example.com.\n"
+	    "A example. 3600 NS ns.example.net.\n");
 }
 END_TEST
 
@@ -498,22 +520,27 @@ static const struct odd {
 	unsigned flags, class, opts, size, version;
 	const char *says;
 } odds[] = {
-	{ 0x0100, 1, 0, 0, 0, "qr aa rd NOERROR\nQ three.example. A\n"
-			      "A three.example. 3600 A 192.0.2.3\n" },
-	{ 0x07F0, 1, 0, 0, 0, "qr aa rd NOERROR\nQ three.example. A\n"
-			      "A three.example. 3600 A 192.0.2.3\n" },
+	{ 0x0100, 1, 0, 0, 0,
+	    "qr aa rd NOERROR\nQ three.example. A\n"
+	    "A three.example. 3600 A 192.0.2.3\n" },
+	{ 0x07F0, 1, 0, 0, 0,
+	    "qr aa rd NOERROR\nQ three.example. A\n"
+	    "A three.example. 3600 A 192.0.2.3\n" },
 	{ 0x8000, 1, 0, 0, 0, "" },
 	{ 0x8400, 1, 1, 512, 0, "" },
 	{ 0x0000, 3, 0, 0, 0, "qr REFUSED\nQ three.example. A class 3\n" },
 	{ 0x0000, 255, 0, 0, 0, "qr REFUSED\nQ three.example. A class 255\n" },
-	{ 0x0000, 1, 1, 4096, 0, "qr aa NOERROR\nQ three.example. A\n"
+	{ 0x0000, 1, 1, 4096, 0,
+	    "qr aa NOERROR\nQ three.example. A\n"
 	    "A three.example. 3600 A 192.0.2.3\n+ . OPT 1232 0\n" },
-	{ 0x0100, 1, 1, 0, 1, "qr rd NOERROR\nQ three.example. A\n"
-			      "+ . OPT 1232 1000000\n" }, /* BADVERS */
+	{ 0x0100, 1, 1, 0, 1,
+	    "qr rd NOERROR\nQ three.example. A\n"
+	    "+ . OPT 1232 1000000\n" }, /* BADVERS */
 	{ 0x0000, 1, 2, 512, 0, "qr FORMERR\n" },
 	{ 0x0000, 1, 2, 512, 1, "qr FORMERR\n" },
-	{ 0x0000, 4, 1, 512, 0, "qr REFUSED\nQ three.example. A class 4\n"
-				"+ . OPT 1232 0\n" },
+	{ 0x0000, 4, 1, 512, 0,
+	    "qr REFUSED\nQ three.example. A class 4\n"
+	    "+ . OPT 1232 0\n" },
 };
 
 START_TEST(rfc6891_6_1_headers)
@@ -572,8 +599,8 @@ static const struct hostile {
 	{ "no type", "0001000000000000", "0161076578616d706c6500", 1 },
 	{ "half a class", "0001000000000000", "0161076578616d706c6500000100",
 	    1 },
-	{ "NUL in a label", "0001000000000000", "0100076578616d706c650000010001",
-	    0 },
+	{ "NUL in a label", "0001000000000000",
+	    "0100076578616d706c650000010001", 0 },
 	{ "no question", "0000000000000000", "", 1 },
 	{ "two questions", "0002000000000000",
 	    "0161076578616d706c65000001000100000010001", 1 },
@@ -583,16 +610,20 @@ static const struct hostile {
 	{ "65535 of all", "ffffffffffffffff", "", 1 },
 	{ "RDLENGTH past the end", "0001000000000001",
 	    "0161076578616d706c650000010001"
-	    "000029100000000000ffff", 1 },
+	    "000029100000000000ffff",
+	    1 },
 	{ "RDLENGTH cut off", "0001000000000001",
 	    "0161076578616d706c650000010001"
-	    "00002910000000000000", 1 },
+	    "00002910000000000000",
+	    1 },
 	{ "OPT of no root", "0001000000000001",
 	    "0161076578616d706c650000010001"
-	    "01610000291000000000000000", 1 },
+	    "01610000291000000000000000",
+	    1 },
 	{ "EDNS option", "0001000000000001",
 	    "0161076578616d706c650000010001"
-	    "00002910000000000000040003000", 1 },
+	    "00002910000000000000040003000",
+	    1 },
 	{ "cut header", "00010000000000", "", -1 },
 	{ "nothing", "", "", -1 },
 };
@@ -624,7 +655,8 @@ START_TEST(rfc9267_hostile_packets)
 	if (msg_len == 0)
 		return;
 	ck_assert_msg((msg[3] & 15) == h->rcode ||
-		(h->rcode == 0 && (msg[3] & 15) == 3), "%s: %s", h->what, text);
+		(h->rcode == 0 && (msg[3] & 15) == 3),
+	    "%s: %s", h->what, text);
 	if (h->rcode == 1)
 		ck_assert_uint_eq(msg_len, 12);
 }
@@ -684,9 +716,11 @@ load_large(unsigned n)
 
 	fputs("@ 60 SOA ns.x. host 1 2 3 4 5\n NS ns.x.\n", f);
 	for (unsigned i = 0; i < n; i++)
-		fprintf(f, "a A 10.0.%u.%u\n@ MX %u mx%u\nmx%u A 10.1.%u.%u\n"
-		    "sub NS ns%u.sub\nns%u.sub A 10.2.%u.%u\n", i >> 8, i & 255,
-		    i, i, i, i >> 8, i & 255, i, i, i >> 8, i & 255);
+		fprintf(f,
+		    "a A 10.0.%u.%u\n@ MX %u mx%u\nmx%u A 10.1.%u.%u\n"
+		    "sub NS ns%u.sub\nns%u.sub A 10.2.%u.%u\n",
+		    i >> 8, i & 255, i, i, i, i >> 8, i & 255, i, i, i >> 8,
+		    i & 255);
 	fclose(f);
 	zones[0] = zone_load("large", test_path("large"), &diag);
 	conf.n_zones = 1;
@@ -973,12 +1007,12 @@ START_TEST(server_back_pressure)
 
 	for (const struct conn *c; (c = net_walk(KIND_DNS, &at)) != NULL;)
 		ck_assert_uint_le(c->in.cap + c->out.cap, 65536 + 4096);
-	for (; got < sent && got < 300; got++) {
-		const char *text = receive_stream(fd);
-
-		ck_assert_int_eq(strncmp(text, "qr aa NOERROR", 13), 0);
+	for (; got < sent && got < LARGE_ANSWERS; got++) {
+		ck_assert(receive(fd, 2));
+		ck_assert(receive(fd, (size_t)msg[0] << 8 | msg[1]));
+		ck_assert_mem_eq(msg, "\0\7\204\0\0\1\7\320\0\0\0\0", 12);
 	}
-	ck_assert_int_gt(got, 100);
+	ck_assert_int_eq(got, LARGE_ANSWERS);
 	close(fd);
 }
 END_TEST
@@ -986,7 +1020,7 @@ END_TEST
 /* ---- the resolver, against servers that are played here ------------------ */
 
 static struct {
-	int udp, tcp;          /* bound to its address */
+	int udp, tcp; /* bound to its address */
 	union address address, from;
 } servers[2];
 static unsigned char query[512]; /* the last one that a server got */
@@ -1000,8 +1034,8 @@ begin_resolver(void)
 
 	begin();
 	for (int i = 0; i < 2; i++) {
-		servers[i].address = free_address(i == 0 ? "127.0.0.1" :
-							   "127.0.0.2");
+		servers[i].address = free_address(
+		    i == 0 ? "127.0.0.1" : "127.0.0.2");
 		servers[i].udp = open_socket(SOCK_DGRAM, &servers[i].address);
 		servers[i].tcp = open_socket(SOCK_STREAM, &servers[i].address);
 		ck_assert_int_eq(listen(servers[i].tcp, 4), 0);
@@ -1053,7 +1087,8 @@ static void
 send_reply(int i)
 {
 	ck_assert_int_eq(sendto(servers[i].udp, msg, msg_len, 0,
-	    &servers[i].from.any, sizeof(servers[i].from.v4)), (int)msg_len);
+			     &servers[i].from.any, sizeof(servers[i].from.v4)),
+	    (int)msg_len);
 	turns(3);
 }
 
@@ -1136,11 +1171,11 @@ START_TEST(rfc5452_9_1_replies_that_are_not_ours)
 		put_a("mail.test", 60, 0x0A0000FF);
 		msg[0] ^= wrong == 0;
 		msg[1] ^= wrong == 1;
-		msg[13] ^= wrong == 2 ? 1 : 0;      /* the name */
-		msg[query_len - 3] ^= wrong == 3;   /* its type */
-		msg[query_len - 1] ^= wrong == 4;   /* its class */
-		msg[2] ^= wrong == 5 ? 0x80 : 0;    /* QR */
-		msg[2] ^= wrong == 6 ? 0x08 : 0;    /* opcode */
+		msg[13] ^= wrong == 2 ? 1 : 0;    /* the name */
+		msg[query_len - 3] ^= wrong == 3; /* its type */
+		msg[query_len - 1] ^= wrong == 4; /* its class */
+		msg[2] ^= wrong == 5 ? 0x80 : 0;  /* QR */
+		msg[2] ^= wrong == 6 ? 0x08 : 0;  /* opcode */
 		msg[5] = wrong == 7 ? 2 : wrong == 8 ? 0 : 1;
 		send_reply(0);
 		ck_assert_int_eq(l->state, LOOKUP_PENDING);
@@ -1521,8 +1556,8 @@ START_TEST(replies_of_nonsense)
 		char name[16];
 
 		snprintf(name, sizeof(name), "z%02zu.test", i);
-		struct lookup *l = dns_ask(name, i == NELEM(rdata) ? RR_A :
-								     RR_MX);
+		struct lookup *l = dns_ask(name,
+		    i == NELEM(rdata) ? RR_A : RR_MX);
 
 		expect_query(0);
 		begin_reply(OK_FLAGS);
@@ -1691,8 +1726,8 @@ START_TEST(fuzz_replies)
 			msg[12 + (size_t)rand() % (msg_len - 12)] =
 			    (unsigned char)rand();
 		if (i % 5 == 0)
-			msg_len = query_len + (size_t)rand() %
-			    (msg_len - query_len);
+			msg_len = query_len +
+			    (size_t)rand() % (msg_len - query_len);
 		send_reply(0);
 		dns_drop(l);
 		turn();
@@ -1752,16 +1787,20 @@ START_TEST(trace_cites_the_rfc)
 	const char *said = test_captured();
 
 	log_level = -1;
-	ck_assert_ptr_nonnull(strstr(said, "< query three.example A    (RFC"
-					   " 1034 4.3.2)\n"));
-	ck_assert_ptr_nonnull(strstr(said, "> answer three.example A rcode=0 aa"
-					   " records=1,0,0    (RFC 1034"
-					   " 4.3.2)\n"));
-	ck_assert_ptr_nonnull(strstr(said, "> query x.test MX    (RFC 1035"
-					   " 7.2)\n"));
-	ck_assert_ptr_nonnull(strstr(said, "< answer x.test MX rcode=3"
-					   " records=0,0,0    (RFC 1035"
-					   " 7.3)\n"));
+	ck_assert_ptr_nonnull(strstr(said,
+	    "< query three.example A    (RFC"
+	    " 1034 4.3.2)\n"));
+	ck_assert_ptr_nonnull(strstr(said,
+	    "> answer three.example A rcode=0 aa"
+	    " records=1,0,0    (RFC 1034"
+	    " 4.3.2)\n"));
+	ck_assert_ptr_nonnull(strstr(said,
+	    "> query x.test MX    (RFC 1035"
+	    " 7.2)\n"));
+	ck_assert_ptr_nonnull(strstr(said,
+	    "< answer x.test MX rcode=3"
+	    " records=0,0,0    (RFC 1035"
+	    " 7.3)\n"));
 	close(fd);
 }
 END_TEST
@@ -1784,14 +1823,12 @@ add_server_tests(Suite *suite)
 {
 	TCase *tcase = add_case(suite, "rfc1034", begin_rfc1034);
 
-	tcase_add_loop_test(tcase, rfc1034_6_2_scenario, 0,
-	    NELEM(rfc1034_6_2));
+	tcase_add_loop_test(tcase, rfc1034_6_2_scenario, 0, NELEM(rfc1034_6_2));
 	tcase_add_test(tcase, records_rotate);
 	tcase = add_case(suite, "wild", begin_wild);
 	tcase_add_loop_test(tcase, rfc1034_4_3_2_chains, 0, NELEM(chains));
 	tcase_add_loop_test(tcase, rfc6891_6_1_headers, 0, NELEM(odds));
-	tcase_add_loop_test(tcase, rfc9267_hostile_packets, 0,
-	    NELEM(hostiles));
+	tcase_add_loop_test(tcase, rfc9267_hostile_packets, 0, NELEM(hostiles));
 	tcase_add_test(tcase, rfc8482_4_1_any);
 	tcase_add_test(tcase, rfc1035_4_1_1_opcodes);
 	tcase_add_test(tcase, rfc1035_2_3_4_longest_question);

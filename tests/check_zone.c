@@ -57,8 +57,9 @@ print_field(FILE *f, char field, const unsigned char *data)
 	} else if (field == '2') {
 		fprintf(f, " %u", (unsigned)data[0] << 8 | data[1]);
 	} else if (field == '4' || field == 't') {
-		fprintf(f, " %u", (unsigned)data[0] << 24 | data[1] << 16 |
-			data[2] << 8 | data[3]);
+		fprintf(f, " %u",
+		    (unsigned)data[0] << 24 | data[1] << 16 | data[2] << 8 |
+			data[3]);
 	} else if (field == 'a') {
 		fprintf(f, " %u.%u.%u.%u", data[0], data[1], data[2], data[3]);
 	} else if (field == 's') {
@@ -80,7 +81,8 @@ print_record(FILE *f, unsigned type, const struct record *r)
 		char field = *s == 'S' ? 's' : *s;
 
 		do {
-			size_t len = zone_field(field, r->data + at, r->len - at);
+			size_t len = zone_field(field, r->data + at,
+			    r->len - at);
 
 			ck_assert_uint_gt(len, 0);
 			if (field != 'b')
@@ -151,15 +153,13 @@ static const struct meaning {
 	{ "@ SOA ns host 1 2 3 4 77\n NS ns\nns 9 A 192.0.2.1", "example",
 	    "77 SOA ns.example. host.example. 1 2 3 4 77; 77 NS ns.example." },
 	{ TOP "a 1W2D3H4M5s A 1.2.3.4", "a.example", "788645 A 1.2.3.4" },
-	{ TOP "a 2147483647 A 1.2.3.4", "a.example",
-	    "2147483647 A 1.2.3.4" },
+	{ TOP "a 2147483647 A 1.2.3.4", "a.example", "2147483647 A 1.2.3.4" },
 	/* RFC 1035 5.1: escapes, strings. */
 	{ TOP "a TXT \"a;b\" \"c\\\"d\" e\\;f \"\" (\"(\")", "a.example",
 	    "60 TXT \"a;b\" \"c\"d\" \"e;f\" \"\" \"(\"" },
 	{ TOP "a TXT \\065\\066c \"\\068\"", "a.example",
 	    "60 TXT \"ABc\" \"D\"" },
-	{ TOP "a TXT \"x\"\"y\"z", "a.example",
-	    "60 TXT \"x\" \"y\" \"z\"" },
+	{ TOP "a TXT \"x\"\"y\"z", "a.example", "60 TXT \"x\" \"y\" \"z\"" },
 	{ TOP "a HINFO \"PDP-11/70\" UNIX", "a.example",
 	    "60 HINFO \"PDP-11/70\" \"UNIX\"" },
 	{ TOP "a MX 1 x\\.y\\046z.\\w.", "a.example",
@@ -212,32 +212,43 @@ static const struct fault_row {
 	{ TOP "a AAAA 1:2", "4: 1:2: not an IPv6 address\n" },
 	{ TOP "a A", "4: A: its data is not complete\n" },
 	{ TOP "a MX 10", "4: MX: its data is not complete\n" },
-	{ TOP "a TXT\nb A x", "4: TXT: its data is not complete\n"
-			      "5: x: not an IPv4 address\n" },
+	{ TOP "a TXT\nb A x",
+	    "4: TXT: its data is not complete\n"
+	    "5: x: not an IPv4 address\n" },
 	{ TOP "a HINFO x", "4: HINFO: its data is not complete\n" },
 	{ TOP "a A 1.2.3.4 5", "4: 5: nothing may follow here\n" },
 	{ TOP "a", "4: the record: its type is missing\n" },
 	{ TOP "a 5 IN", "4: the record: its type is missing\n" },
-	{ TOP "a FOO x", "4: FOO: neither a type known here nor the class"
-			 " IN\n" },
-	{ TOP "a CH TXT x", "4: CH: neither a type known here nor the class"
-			    " IN\n" },
-	{ TOP "a IN IN TXT x", "4: IN: neither a type known here nor the"
-			       " class IN\n" },
-	{ TOP "a TYPE65536 \\# 0", "4: TYPE65536: neither a type known here"
-				   " nor the class IN\n" },
-	{ TOP "a TYPE255 \\# 0", "4: TYPE255: neither a type known here"
-				 " nor the class IN\n" },
-	{ TOP "a TYPE41 \\# 0", "4: TYPE41: neither a type known here"
-				" nor the class IN\n" },
-	{ TOP "a 2147483648 A 1.2.3.4", "4: 2147483648: a time is a number such"
+	{ TOP "a FOO x",
+	    "4: FOO: neither a type known here nor the class"
+	    " IN\n" },
+	{ TOP "a CH TXT x",
+	    "4: CH: neither a type known here nor the class"
+	    " IN\n" },
+	{ TOP "a IN IN TXT x",
+	    "4: IN: neither a type known here nor the"
+	    " class IN\n" },
+	{ TOP "a TYPE65536 \\# 0",
+	    "4: TYPE65536: neither a type known here"
+	    " nor the class IN\n" },
+	{ TOP "a TYPE255 \\# 0",
+	    "4: TYPE255: neither a type known here"
+	    " nor the class IN\n" },
+	{ TOP "a TYPE41 \\# 0",
+	    "4: TYPE41: neither a type known here"
+	    " nor the class IN\n" },
+	{ TOP "a 2147483648 A 1.2.3.4",
+	    "4: 2147483648: a time is a number such"
 	    " as 3600, or 1h30m, up to 2147483647\n" },
-	{ TOP "a 99999999999999999999w A 1.2.3.4", "4: 99999999999999999999w: a"
+	{ TOP "a 99999999999999999999w A 1.2.3.4",
+	    "4: 99999999999999999999w: a"
 	    " time is a number such as 3600, or 1h30m, up to 2147483647\n" },
-	{ TOP "$TTL x", "4: x: a time is a number such as 3600, or 1h30m, up"
-			" to 2147483647\n" },
-	{ TOP "a 1y A 1.2.3.4", "4: 1y: a time is a number such as 3600, or"
-				" 1h30m, up to 2147483647\n" },
+	{ TOP "$TTL x",
+	    "4: x: a time is a number such as 3600, or 1h30m, up"
+	    " to 2147483647\n" },
+	{ TOP "a 1y A 1.2.3.4",
+	    "4: 1y: a time is a number such as 3600, or"
+	    " 1h30m, up to 2147483647\n" },
 	{ TOP "a MX 65536 ns", "4: 65536: not a number up to 65535\n" },
 	{ TOP "a MX -1 ns", "4: -1: not a number up to 65535\n" },
 	{ "@ 60 SOA ns host 4294967296 2 3 4 5\n NS ns.x.",
@@ -248,51 +259,70 @@ static const struct fault_row {
 	{ TOP ".a A 1.2.3.4", "4: .a: an empty label\n" },
 	{ TOP "a MX 1 \"\"", "4: : an empty name\n" },
 	{ TOP "a MX 1 " L63 "." L63 "." L63 "." L63 ".",
-	    "4: " L63 "." "1234567890123456: a name of over 255 octets\n" },
-	{ TOP "a TXT \"" S250 "123456\"", "4: 12345678901234567890123456789012"
+	    "4: " L63 "."
+	    "1234567890123456: a name of over 255 octets\n" },
+	{ TOP "a TXT \"" S250 "123456\"",
+	    "4: 12345678901234567890123456789012"
 	    "345678901234567890123456789012345678901234567890: a string of"
 	    " over 255 octets: part it in several\n" },
-	{ TOP "a TXT \\256", "4: \\256: after \\ comes one character, or three"
-			     " digits up to 255\n" },
-	{ TOP "a\\25 TXT a", "4: a\\25: after \\ comes one character, or"
-			     " three digits up to 255\n" },
-	{ TOP "a TXT a\\", "4: a\\: after \\ comes one character, or three"
-			   " digits up to 255\n" },
-	{ TOP "a TXT a\\\nb A x", "4: a\\: after \\ comes one character, or"
+	{ TOP "a TXT \\256",
+	    "4: \\256: after \\ comes one character, or three"
+	    " digits up to 255\n" },
+	{ TOP "a\\25 TXT a",
+	    "4: a\\25: after \\ comes one character, or"
+	    " three digits up to 255\n" },
+	{ TOP "a TXT a\\",
+	    "4: a\\: after \\ comes one character, or three"
+	    " digits up to 255\n" },
+	{ TOP "a TXT a\\\nb A x",
+	    "4: a\\: after \\ comes one character, or"
 	    " three digits up to 255\n5: x: not an IPv4 address\n" },
-	{ TOP "a TXT \"a\nb A x", "4: a: there is no \" to end it on its"
-				  " line\n5: x: not an IPv4 address\n" },
+	{ TOP "a TXT \"a\nb A x",
+	    "4: a: there is no \" to end it on its"
+	    " line\n5: x: not an IPv4 address\n" },
 	{ TOP "a TXT \"a", "4: a: there is no \" to end it on its line\n" },
-	{ TOP "\na ( A 1.2.3.4\n\n", "5: (: there is no ) up to the end of the"
-				     " file\n" },
+	{ TOP "\na ( A 1.2.3.4\n\n",
+	    "5: (: there is no ) up to the end of the"
+	    " file\n" },
 	{ TOP "a A ) 1.2.3.4", "4: ): there was no (\n" },
-	{ TOP "a TYPE9 \\# 2 abc", "4: abc: not pairs of hexadecimal digits\n" },
-	{ TOP "a TYPE99 \\# 3 abcd", "4: \\#: the data is not as long as it"
-				     " says\n" },
-	{ TOP "a TYPE99 \\# x", "4: x: after \\# comes a length up to"
-				" 65535\n" },
-	{ TOP "a TYPE99 abcd", "4: abcd: data of an unknown type begins with"
-			       " \\# (RFC 3597 5)\n" },
+	{ TOP "a TYPE9 \\# 2 abc",
+	    "4: abc: not pairs of hexadecimal digits\n" },
+	{ TOP "a TYPE99 \\# 3 abcd",
+	    "4: \\#: the data is not as long as it"
+	    " says\n" },
+	{ TOP "a TYPE99 \\# x",
+	    "4: x: after \\# comes a length up to"
+	    " 65535\n" },
+	{ TOP "a TYPE99 abcd",
+	    "4: abcd: data of an unknown type begins with"
+	    " \\# (RFC 3597 5)\n" },
 	{ TOP "a A \\# 3 abcdef", "4: A: such data this type cannot have\n" },
-	{ TOP "a MX \\# 4 0001c00c", "4: MX: such data this type cannot"
-				     " have\n" },
+	{ TOP "a MX \\# 4 0001c00c",
+	    "4: MX: such data this type cannot"
+	    " have\n" },
 	{ TOP "a NS \\# 3 026100", "4: NS: such data this type cannot have\n" },
 	/* The zone as a whole: RFC 1035 5.2. */
-	{ "a A 1.2.3.4\n" TOP, "1: a.example: the first record must be the"
-			       " SOA\n" },
+	{ "a A 1.2.3.4\n" TOP,
+	    "1: a.example: the first record must be the"
+	    " SOA\n" },
 	{ TOP SOA, "4: example: a second SOA\n" },
-	{ TOP "a SOA ns host (\n1 2 3\n4 5 )", "4: a.example: an SOA stands at"
-					       " the origin only\n" },
+	{ TOP "a SOA ns host (\n1 2 3\n4 5 )",
+	    "4: a.example: an SOA stands at"
+	    " the origin only\n" },
 	{ "\n" SOA, "2: example: there is no NS record (RFC 1035 5.2)\n" },
 	{ "", "0: example: there is no SOA record (RFC 1035 5.2)\n" },
 	{ "@ SOA ns\n NS a.b.", "1: SOA: its data is not complete\n" },
-	{ TOP "a CNAME b\na A 1.2.3.4", "5: a.example: a CNAME stands alone"
+	{ TOP "a CNAME b\na A 1.2.3.4",
+	    "5: a.example: a CNAME stands alone"
 	    " at its name (RFC 1034 3.6.2)\n" },
-	{ TOP "a A 1.2.3.4\na CNAME b", "5: a.example: a CNAME stands alone"
+	{ TOP "a A 1.2.3.4\na CNAME b",
+	    "5: a.example: a CNAME stands alone"
 	    " at its name (RFC 1034 3.6.2)\n" },
-	{ TOP "@ CNAME b", "4: example: a CNAME stands alone at its"
+	{ TOP "@ CNAME b",
+	    "4: example: a CNAME stands alone at its"
 	    " name (RFC 1034 3.6.2)\n" },
-	{ TOP "a CNAME b\nA CNAME c", "5: A.example: a CNAME stands alone"
+	{ TOP "a CNAME b\nA CNAME c",
+	    "5: A.example: a CNAME stands alone"
 	    " at its name (RFC 1034 3.6.2)\n" },
 	{ TOP "a.com. A 1.2.3.4", "4: a.com: is not in the zone\n" },
 	{ TOP "xexample. A 1.2.3.4", "4: xexample: is not in the zone\n" },
@@ -304,27 +334,38 @@ static const struct fault_row {
 	{ TOP "$INCLUDE nowhere", "4: ~/nowhere: No such file or directory\n" },
 	{ TOP "$INCLUDE nowhere a..b", "4: a..b: an empty label\n" },
 	/* Warnings. */
-	{ TOP "a A 1.2.3.4\na A 1.2.3.4", "5: warning: a.example: this record"
-					  " was there already\n" },
-	{ TOP "a 5 A 1.2.3.4\na 6 A 1.2.3.5", "5: warning: this TTL is not that"
+	{ TOP "a A 1.2.3.4\na A 1.2.3.4",
+	    "5: warning: a.example: this record"
+	    " was there already\n" },
+	{ TOP "a 5 A 1.2.3.4\na 6 A 1.2.3.5",
+	    "5: warning: this TTL is not that"
 	    " of its set (RFC 2181 5.2): the smaller one counts\n" },
-	{ TOP "a CNAME ns\n@ MX 1 a", "5: warning: a.example is an alias; a"
+	{ TOP "a CNAME ns\n@ MX 1 a",
+	    "5: warning: a.example is an alias; a"
 	    " host's own name must be here (RFC 2181 10.3)\n" },
-	{ TOP "@ MX 1 192.0.2.1", "4: warning: 192.0.2.1: an address, where"
+	{ TOP "@ MX 1 192.0.2.1",
+	    "4: warning: 192.0.2.1: an address, where"
 	    " the name of a host must be (RFC 1035 3.3)\n" },
-	{ TOP "@ MX 1 192.0.2.1.", "4: warning: 192.0.2.1: an address, where"
+	{ TOP "@ MX 1 192.0.2.1.",
+	    "4: warning: 192.0.2.1: an address, where"
 	    " the name of a host must be (RFC 1035 3.3)\n" },
-	{ TOP "@ MX 1 ns.example", "4: warning: ns.example: the origin is"
+	{ TOP "@ MX 1 ns.example",
+	    "4: warning: ns.example: the origin is"
 	    " appended once more: is a dot missing at the end?\n" },
-	{ TOP "a.Example A 1.2.3.4", "4: warning: a.Example: the origin is"
+	{ TOP "a.Example A 1.2.3.4",
+	    "4: warning: a.Example: the origin is"
 	    " appended once more: is a dot missing at the end?\n" },
-	{ TOP "\n@ MX 1 mail", "5: warning: mail.example has no address in"
-			       " this zone\n" },
-	{ TOP "a TXT x\n@ MX 1 a", "5: warning: a.example has no address in"
-				   " this zone\n" },
-	{ TOP "@ NS other", "4: warning: other.example has no address in this"
-			    " zone\n" },
-	{ TOP "sub NS ns.sub", "4: warning: ns.sub.example can only be asked"
+	{ TOP "\n@ MX 1 mail",
+	    "5: warning: mail.example has no address in"
+	    " this zone\n" },
+	{ TOP "a TXT x\n@ MX 1 a",
+	    "5: warning: a.example has no address in"
+	    " this zone\n" },
+	{ TOP "@ NS other",
+	    "4: warning: other.example has no address in this"
+	    " zone\n" },
+	{ TOP "sub NS ns.sub",
+	    "4: warning: ns.sub.example can only be asked"
 	    " for its address itself: glue is missing (RFC 1034 4.2.1)\n" },
 	/* Nothing to say. */
 	{ TOP "sub NS ns\n@ MX 1 mail.sub", "" },
@@ -541,7 +582,8 @@ END_TEST
 START_TEST(nearest_zone)
 {
 	struct zone *zones[] = { load_file(".", "root.zone"),
-		load_file("EDU", "edu.zone"), load_file("ISI.EDU", "isi.zone") };
+		load_file("EDU", "edu.zone"),
+		load_file("ISI.EDU", "isi.zone") };
 	struct conf conf = { .zones = zones, .n_zones = 3 };
 	static const struct {
 		const char *name;
@@ -570,13 +612,15 @@ START_TEST(rfc1035_5_3_example)
 {
 	struct zone *z = load_file("ISI.EDU", "isi.zone");
 
-	ck_assert_str_eq(records(z, "isi.edu"), "60 SOA VENERA.ISI.EDU."
+	ck_assert_str_eq(records(z, "isi.edu"),
+	    "60 SOA VENERA.ISI.EDU."
 	    " Action\\046domains.ISI.EDU. 20 7200 600 3600000 60;"
 	    " 60 NS A.ISI.EDU.; 60 NS VENERA.ISI.EDU.; 60 NS VAXA.ISI.EDU.;"
 	    " 60 MX 10 VENERA.ISI.EDU.; 60 MX 20 VAXA.ISI.EDU.");
 	ck_assert_str_eq(records(z, "vaxa.isi.edu"),
 	    "60 A 10.2.0.27; 60 A 128.9.0.33");
-	ck_assert_str_eq(records(z, "stooges.isi.edu"), "60 MG MOE.ISI.EDU.;"
+	ck_assert_str_eq(records(z, "stooges.isi.edu"),
+	    "60 MG MOE.ISI.EDU.;"
 	    " 60 MG LARRY.ISI.EDU.; 60 MG CURLEY.ISI.EDU.");
 	zone_free(z);
 }
@@ -587,7 +631,8 @@ START_TEST(rfc1034_6_1_examples)
 	struct zone *root = load_file(".", "root.zone");
 	struct zone *edu = load_file("EDU", "edu.zone");
 
-	ck_assert_str_eq(records(root, "sri-nic.arpa"), "86400 A 26.0.0.73;"
+	ck_assert_str_eq(records(root, "sri-nic.arpa"),
+	    "86400 A 26.0.0.73;"
 	    " 86400 A 10.0.0.51; 86400 MX 0 SRI-NIC.ARPA.;"
 	    " 86400 HINFO \"DEC-2060\" \"TOPS20\"");
 	ck_assert_str_eq(ask(root, "a.isi.edu", RR_A), "delegation NS EDU");
@@ -607,7 +652,8 @@ START_TEST(rfc1035_2_3_4_names)
 	struct dname n;
 	char back[HOST_MAX];
 
-	ck_assert_str_eq(zone_name(text, NULL, &n), "a name of over 255 octets");
+	ck_assert_str_eq(zone_name(text, NULL, &n),
+	    "a name of over 255 octets");
 	ck_assert_ptr_null(zone_name(text + 2, NULL, &n));
 	ck_assert_uint_eq(n.len, 255);
 	ck_assert(zone_name_text(n.octets, back));
@@ -698,7 +744,8 @@ END_TEST
  * complaints may come of it. */
 START_TEST(nonsense_does_no_harm)
 {
-	static const char good[] = TOP "$TTL 1h\n$ORIGIN a\nb ( MX 1 c\n) ;x\n"
+	static const char good[] = TOP
+	    "$TTL 1h\n$ORIGIN a\nb ( MX 1 c\n) ;x\n"
 	    " TXT \"x\\\"y\" \\065\n$INCLUDE z\n* TYPE9 \\# 2 ab cd\n"
 	    "c HINFO a b\nd CNAME e\ne SRV 1 2 3 f\ng AAAA ::1\n";
 	char text[sizeof(good)];
@@ -708,8 +755,9 @@ START_TEST(nonsense_does_no_harm)
 	for (int i = 0; i < 3000; i++) {
 		memcpy(text, good, sizeof(good));
 		for (int j = rand() % 8; j >= 0; j--)
-			text[rand() % (int)sizeof(good)] = (char)(
-			    rand() % 4 ? "()\";\\\n $@0"[rand() % 10] : rand());
+			text[rand() % (int)sizeof(good)] = (char)(rand() % 4 ?
+				"()\";\\\n $@0"[rand() % 10] :
+				rand());
 		FILE *f = fopen(test_path("z"), "w");
 
 		fwrite(text, 1, (size_t)rand() % sizeof(good), f);

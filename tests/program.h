@@ -183,9 +183,10 @@ stop(enum host host, int how)
 	ck_assert_int_eq(status, how == SIGTERM ? 0 : 128 + how);
 }
 
-/* Play one dialogue; its exit status. */
-static inline int
-play(const char *script, const char *define)
+/* Begin to play a script, with the world's ports and one more variable; what
+ * the player prints goes to dialogue.log. */
+static inline pid_t
+begin_play(const char *script, const char *define)
 {
 	char player[PATH_MAX], smtp[32], pop3[32], log[PATH_MAX];
 	char file[PATH_MAX], extra[128];
@@ -196,14 +197,33 @@ play(const char *script, const char *define)
 	snprintf(smtp, sizeof(smtp), "SMTP=%u", world.smtp);
 	snprintf(pop3, sizeof(pop3), "POP3=%u", world.pop3);
 	snprintf(extra, sizeof(extra), "%s", define);
-	snprintf(file, sizeof(file), "%.4000s/%s", world.top, script);
+	snprintf(file, sizeof(file), "%s", script);
 	snprintf(log, sizeof(log), "%.4000s/dialogue.log", world.dir);
-	int status = finish(spawn(log, argv));
+	return spawn(log, argv);
+}
 
+/* Play a script; its exit status. */
+static inline int
+play_at(const char *script, const char *define)
+{
+	char log[PATH_MAX];
+	int status = finish(begin_play(script, define));
+
+	snprintf(log, sizeof(log), "%.4000s/dialogue.log", world.dir);
 	if (status != 0)
 		fprintf(stderr, "%s", read_file(log));
 	unlink(log);
 	return status;
+}
+
+/* The same, for a script of the project. */
+static inline int
+play(const char *script, const char *define)
+{
+	char file[PATH_MAX];
+
+	snprintf(file, sizeof(file), "%.3000s/%.1000s", world.top, script);
+	return play_at(file, define);
 }
 
 /* Write a file of the world. */

@@ -1,0 +1,207 @@
+/*
+ * check_program.c -- the command line, and signals: what a user types and
+ * what an administrator sends, against the real binary.
+ *
+ * Links with: none
+ */
+#include "program.h"
+
+/* Run mailserv with these arguments (parted by blanks) in the world's folder;
+ * its exit status.  What it prints is in world.dir/out. */
+static int
+run(const char *arguments, const char *input)
+{
+	char binary[PATH_MAX], out[PATH_MAX], command[3 * PATH_MAX];
+
+	built("mailserv", binary);
+	snprintf(out, sizeof(out), "%.4000s/out", world.dir);
+	snprintf(command, sizeof(command),
+	    "cd '%s' && printf '%s' | '%s' %s >out 2>&1", world.dir, input,
+	    binary, arguments);
+	int status = system(command);
+
+	ck_assert(WIFEXITED(status));
+	return WEXITSTATUS(status);
+}
+
+/* What the last run printed. */
+static const char *
+printed(void)
+{
+	char out[PATH_MAX];
+
+	snprintf(out, sizeof(out), "%.4000s/out", world.dir);
+	return read_file(out);
+}
+
+static void
+setup_alone(void)
+{
+	setup();
+	write_file("users", "alice:{PLAIN}alice\nbob:{PLAIN}bob\n");
+	write_file("mail1.conf", "hostname localhost\ndata_dir data\n"
+	    "listen_smtp 127.0.0.1:%u\nlisten_pop3 127.0.0.1:%u\n"
+	    "users users\nrelay_domain far.test\nresolver 127.0.0.1:%u\n"
+	    "zone near.test near.zone\nsmtp_port %u\n", world.smtp, world.pop3,
+	    world.dns, world.smtp);
+	write_file("near.zone", "$TTL 60\n@ SOA ns root 1 2 3 4 60\n@ NS ns\n"
+	    "ns A 127.0.0.9\n@ MX 10 mx\nmx A 127.0.0.8\n"
+	    "null MX 0 .\nloop MX 10 localhost.\n");
+}
+
+/* Exit statuses of the contract, and of sysexits.h. */
+static const struct {
+	const char *arguments;
+	int status;
+	const char *says; /* among what it prints */
+} runs[] = {
+	{ "-h", 0, "usage:" },
+	{ "-V", 0, "mailserv 0.1" },
+	{ "-x", 64, "usage:" },
+	{ "-n extra", 64, "usage:" },
+	{ "-r", 64, "usage:" },
+	{ "-c mail1.conf -n", 0, "" },
+	{ "-c nothing.conf -n", 78, "nothing.conf" },
+	{ "-c mail1.conf -q", 0, "0 waiting, 0 in failed" },
+	{ "-c mail1.conf -r alice@localhost", 0, "alice" },
+	{ "-c mail1.conf -r nobody@localhost", 67, "no such user" },
+	{ "-c mail1.conf -r x@near.test", 0, "10 mx.near.test [127.0.0.8]" },
+	{ "-c mail1.conf -r x@null.near.test", 68, "5.1.10" },
+	{ "-c mail1.conf -r x@none.near.test", 68, "5.1.2" },
+	{ "-c mail1.conf -r x@loop.near.test", 68, "5.4.6" },
+	{ "-c mail1.conf -d 0123456789abcdef", 66, "no message" },
+};
+
+START_TEST(exit_status)
+{
+	int status = run(runs[_i].arguments, "");
+
+	ck_assert_msg(status == runs[_i].status, "mailserv %s: %d, not %d\n%s",
+	    runs[_i].arguments, status, runs[_i].status, printed());
+	ck_assert_msg(strstr(printed(), runs[_i].says) != NULL,
+	    "mailserv %s: said %s", runs[_i].arguments, printed());
+}
+END_TEST
+
+/* -n says nothing where nothing is wrong, and every fault where some are. */
+START_TEST(check_of_a_configuration)
+{
+	ck_assert_int_eq(run("-c mail1.conf -n", ""), 0);
+	ck_assert_str_eq(printed(), "");
+	write_file("bad.conf", "hostname -\nnonsense 1\nmax_message 1T\n");
+	ck_assert_int_eq(run("-c bad.conf -n", ""), 78);
+	ck_assert_ptr_nonnull(strstr(printed(), "bad.conf:1: hostname"));
+	ck_assert_ptr_nonnull(strstr(printed(), "bad.conf:2: no such"));
+	ck_assert_ptr_nonnull(strstr(printed(), "bad.conf:3: max_message"));
+}
+END_TEST
+
+/* -H: what it prints is taken by the users file, and by POP3. */
+START_TEST(hash_round_trip)
+{
+	ck_assert_int_eq(run("-H", "a b c\\n"), 0);
+	char hash[256];
+
+	snprintf(hash, sizeof(hash), "%s", printed());
+	ck_assert_int_eq(strncmp(hash, "{CRYPT}$6$", 10), 0);
+	write_file("users", "alice:%s", hash);
+	start(MAIL1);
+	write_file("login.txt", "connect 127.0.0.1 %u\nS: +OK...\n"
+	    "C: USER alice\nS: +OK...\nC: PASS a b c\nS: +OK...\n"
+	    "C: QUIT\nS: +OK...\n", world.pop3);
+	char script[PATH_MAX];
+
+	snprintf(script, sizeof(script), "%.4000s/login.txt", world.dir);
+	ck_assert_int_eq(play_at(script, "X=1"), 0);
+	ck_assert_int_eq(run("-H", ""), 64);
+}
+END_TEST
+
+/* Two servers on one data_dir: the second names the first, and goes. */
+START_TEST(second_server)
+{
+	char pid[32];
+
+	start(MAIL1);
+	ck_assert_int_eq(run("-c mail1.conf", ""), 75);
+	snprintf(pid, sizeof(pid), "process %d", (int)world.pid[MAIL1]);
+	ck_assert_msg(strstr(printed(), pid) != NULL, "%s", printed());
+	write_file("other.conf", "hostname localhost\ndata_dir other\n"
+	    "listen_smtp 127.0.0.1:%u\nlisten_pop3 none\ndomain none\n",
+	    world.smtp);
+	ck_assert_int_eq(run("-c other.conf", ""), 69);
+}
+END_TEST
+
+/* SIGHUP: a good configuration is taken, a bad one changes nothing. */
+START_TEST(reload)
+{
+	char log[PATH_MAX];
+
+	start(MAIL1);
+	log_path(MAIL1, log);
+	write_file("users", "alice:{PLAIN}alice\ncarol:{PLAIN}carol\n");
+	kill(world.pid[MAIL1], SIGHUP);
+	wait_for(log, "configuration read again", 1);
+	char script[PATH_MAX];
+
+	write_file("carol.txt", "connect 127.0.0.1 %u\nS: 220 ...\n"
+	    "C: HELO x\nS: 250 ...\nC: MAIL FROM:<>\nS: 250 ...\n"
+	    "C: RCPT TO:<carol@localhost>\nS: 250 ...\n"
+	    "C: RCPT TO:<bob@localhost>\nS: 550 ...\nC: QUIT\nS: 221 ...\n",
+	    world.smtp);
+	snprintf(script, sizeof(script), "%.4000s/carol.txt", world.dir);
+	ck_assert_int_eq(play_at(script, "X=1"), 0);
+	write_file("users", "alice\n");
+	kill(world.pid[MAIL1], SIGHUP);
+	wait_for(log, "configuration kept", 1);
+	ck_assert_int_eq(play_at(script, "X=1"), 0);
+}
+END_TEST
+
+/* SIGUSR1 tries the queue now; SIGTERM says 421 and -ERR, and exits 0. */
+START_TEST(signals)
+{
+	char log[PATH_MAX], script[PATH_MAX];
+
+	start(MAIL1);
+	log_path(MAIL1, log);
+	kill(world.pid[MAIL1], SIGUSR1);
+	wait_for(log, "trying everything now", 1);
+	write_file("wait.txt", "connect A 127.0.0.1 %u\nS(A): 220 ...\n"
+	    "connect B 127.0.0.1 %u\nS(B): +OK...\nS(A): 421 ...\n"
+	    "S(A): <EOF>\nS(B): -ERR...\nS(B): <EOF>\n", world.smtp,
+	    world.pop3);
+	snprintf(script, sizeof(script), "%.4000s/wait.txt", world.dir);
+	pid_t player = begin_play(script, "X=1");
+
+	wait_for(log, "pop3 4 connect", 1);
+	stop(MAIL1, SIGTERM);
+	ck_assert_int_eq(finish(player), 0);
+}
+END_TEST
+
+int
+main(void)
+{
+	Suite *suite = suite_create("program");
+	TCase *tc = tcase_create("program");
+
+	tcase_add_checked_fixture(tc, setup_alone, teardown);
+	tcase_set_timeout(tc, 60);
+	tcase_add_loop_test(tc, exit_status, 0,
+	    (int)(sizeof(runs) / sizeof(*runs)));
+	tcase_add_test(tc, check_of_a_configuration);
+	tcase_add_test(tc, hash_round_trip);
+	tcase_add_test(tc, second_server);
+	tcase_add_test(tc, reload);
+	tcase_add_test(tc, signals);
+	suite_add_tcase(suite, tc);
+	SRunner *runner = srunner_create(suite);
+
+	srunner_run_all(runner, CK_NORMAL);
+	int failed = srunner_ntests_failed(runner);
+
+	srunner_free(runner);
+	return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
