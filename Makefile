@@ -17,14 +17,14 @@ OURS = -std=c11 -D_GNU_SOURCE $(OPT) -g3 -fno-omit-frame-pointer $(WARN)
 BUILD := build
 SERVER := mailserv
 
-SRC := mailserv.c conf.c smtp.c path.c queue.c spool.c route.c relay.c maildrop.c pop3.c \
-	dns.c zone.c net.c
+SRC := mailserv.c conf.c smtp.c path.c queue.c spool.c route.c relay.c \
+	maildrop.c pop3.c dns.c resolver.c zone.c master.c net.c
 OBJ := $(SRC:%.c=$(BUILD)/%.o)
 
 $(SERVER): $(OBJ)
 	$(CC) $(OURS) $(CFLAGS) $(LDFLAGS) -o $@ $(OBJ) -lcrypt $(LDLIBS)
 
-$(BUILD)/%.o: %.c mailserv.h net.h | $(BUILD)
+$(BUILD)/%.o: %.c mailserv.h dns.h net.h | $(BUILD)
 	$(CC) $(OURS) $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
 
 $(BUILD):
@@ -46,7 +46,7 @@ TEST_SERVER := $(BUILD)/mailserv
 TEST_OBJ := $(OBJ:$(BUILD)/mailserv.o=$(BUILD)/mailserv_main.o)
 CHECK_LIBS = $(shell pkg-config --libs check)
 
-$(BUILD)/mailserv_main.o: mailserv.c mailserv.h net.h | $(BUILD)
+$(BUILD)/mailserv_main.o: mailserv.c mailserv.h dns.h net.h | $(BUILD)
 	$(CC) $(OURS) -Dmain=mailserv_main -Wno-missing-prototypes \
 	    $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
 
@@ -67,7 +67,7 @@ $(BUILD)/check_%: tests/check_%.c $(TEST_OBJ) $(wildcard tests/*.h) \
 $(TEST_SERVER): $(TEST_OBJ:$(BUILD)/mailserv_main.o=$(BUILD)/mailserv_checks.o)
 	$(CC) $(OURS) $(CFLAGS) $(LDFLAGS) -o $@ $^ -lcrypt $(LDLIBS)
 
-$(BUILD)/mailserv_checks.o: mailserv.c mailserv.h net.h | $(BUILD)
+$(BUILD)/mailserv_checks.o: mailserv.c mailserv.h dns.h net.h | $(BUILD)
 	$(CC) $(OURS) -DCHECKS=1 $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
 
 # Two suites at a time; each one's output comes whole.

@@ -451,7 +451,7 @@ read_zone(struct reader *rd, const struct directive *dir, char **value)
 {
 	struct conf *conf = rd->conf;
 	char *path = copy_path(rd, value[1]);
-	struct zone *zone = zone_load(value[0], path, rd->diag);
+	struct zone *zone = master_load(value[0], path, rd->diag);
 
 	if (zone == NULL)
 		WRONG(rd, "%s %s: out of memory", dir->name, value[0]);

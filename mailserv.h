@@ -24,6 +24,7 @@
 #include <stdio.h>
 #include <sys/socket.h>
 #include <time.h>
+#include "dns.h"
 #include "net.h"
 
 #define VERSION "0.1"
@@ -32,20 +33,16 @@
 
 /* Every limit has a test that goes to it and one past it. */
 enum {
-	SMTP_LINE = 2048, /* RFC 5321 4.5.3.1.4 asks for 512 and more */
-	POP3_LINE = 257,  /* RFC 2449 4: 255 octets, and CRLF */
-	LOCAL_MAX = 64,   /* RFC 5321 4.5.3.1.1: local part */
-	DOMAIN_MAX = 255, /* RFC 5321 4.5.3.1.2, RFC 1035 2.3.4 */
-	LABEL_MAX = 63,   /* RFC 1035 2.3.4 */
+	SMTP_LINE = 2048,    /* RFC 5321 4.5.3.1.4 asks for 512 and more */
+	POP3_LINE = 257,     /* RFC 2449 4: 255 octets, and CRLF */
+	LOCAL_MAX = 64,      /* RFC 5321 4.5.3.1.1: local part */
 	PATH_MAX_SMTP = 256, /* RFC 5321 4.5.3.1.3, with < and > */
 	REPLY_ROOM = 1024,   /* no command is read with less room to answer */
-	RECEIVED_MAX = 100, /* RFC 5321 6.3: Received: lines before it loops */
-	ID_LEN = 16,        /* of a queue id: 13 digits of time, 3 of chance */
-	HOST_MAX = 256,     /* a domain name as text, no dot at its end, NUL */
-	REASON_MAX = 200,   /* why something failed, one line, NUL included */
-	USER_NAME_MAX = 64, /* a local part is no longer */
-	RETRY_STEPS = 16,   /* waits in the retry directive */
-	ALIAS_DEPTH = 8,    /* an alias of an alias of an alias ... */
+	RECEIVED_MAX = 100,  /* RFC 5321 6.3: Received: lines before it loops */
+	ID_LEN = 16,         /* of a queue id: 13 digits of time, 3 of chance */
+	USER_NAME_MAX = 64,  /* a local part is no longer */
+	RETRY_STEPS = 16,    /* waits in the retry directive */
+	ALIAS_DEPTH = 8,     /* an alias of an alias of an alias ... */
 };
 
 /* ---- configuration ------------------------------------------------------- */
@@ -86,7 +83,7 @@ struct zone; /* see zone.c */
 struct conf {
 	unsigned refs;
 	struct conf *older; /* replaced by SIGHUP, perhaps still in use */
-	char *file; /* NULL: the built-in default */
+	char *file;         /* NULL: the built-in default */
 	char *hostname, *data_dir;
 	union address *listen_smtp, *listen_pop3, *listen_dns, *resolvers;
 	size_t n_listen_smtp, n_listen_pop3, n_listen_dns, n_resolvers;
@@ -142,16 +139,16 @@ struct msg {
 	int fd;    /* queue/tmp/ID.msg; -1 before spool_open() */
 	FILE *env; /* queue/tmp/ID.env, from step 1 of the commit; or NULL */
 	int error; /* errno of the first thing that failed, or 0 */
-	unsigned epoch;  /* srv.spool.epoch when the file was opened */
-	struct buf out;  /* content not yet written */
-	bool eightbit;   /* an octet over 127 came (RFC 6152 2) */
-	bool unfinished; /* the last octet so far is not a line's end */
+	unsigned epoch;     /* srv.spool.epoch when the file was opened */
+	struct buf out;     /* content not yet written */
+	bool eightbit;      /* an octet over 127 came (RFC 6152 2) */
+	bool unfinished;    /* the last octet so far is not a line's end */
 	size_t size, lines; /* of the content, with LF line ends */
 	size_t head;        /* octets of our Return-Path: line, at the top */
 	time_t arrived;
-	char *sender; /* reverse-path without < and >; "" is null */
-	struct names locals;  /* users whose mailbox gets it */
-	struct names remotes; /* addresses it is to be passed on to */
+	char *sender;          /* reverse-path without < and >; "" is null */
+	struct names locals;   /* users whose mailbox gets it */
+	struct names remotes;  /* addresses it is to be passed on to */
 	struct queued *queued; /* what will be scheduled; queue.c's */
 	struct job *report_of; /* it reports these failures; queue.c's */
 	struct msg *next;      /* in the turn's commit */
@@ -171,7 +168,7 @@ struct rcpt {
 	enum rcpt_state state;
 	unsigned tries; /* that ended in a 4yz of its own */
 	time_t next;    /* when it is tried again, for -q; 0: with the rest */
-	char *reply; /* what the host said last, from malloc(), or NULL */
+	char *reply;    /* what the host said last, from malloc(), or NULL */
 };
 
 /* What an envelope file says. */
@@ -192,8 +189,8 @@ struct job {
 	struct dest *dest;
 	struct rcpt *rcpts; /* relay.c sends to those RCPT_WAITING */
 	size_t n;
-	char *mta; /* the host that gave the verdicts, or NULL */
-	msec due;  /* of its own, after a 4yz; 0: with its destination */
+	char *mta;        /* the host that gave the verdicts, or NULL */
+	msec due;         /* of its own, after a 4yz; 0: with its destination */
 	struct job *next; /* in its destination, by order of arrival */
 };
 
@@ -202,14 +199,13 @@ struct queued {
 	char id[ID_LEN + 1];
 	char *sender;
 	time_t arrived;
-	msec born;  /* srv.now of its arrival: no clock step changes it */
+	msec born; /* srv.now of its arrival: no clock step changes it */
 	size_t size, head;
 	bool eightbit;
-	size_t jobs; /* that still wait or are under way */
+	size_t jobs;             /* that still wait or are under way */
 	struct job *unscheduled; /* before schedule() */
 	struct queued *next_hash;
 };
-
 
 /* A host that takes a domain's mail, or is said to. */
 struct mail_host {
@@ -224,8 +220,8 @@ struct mail_host {
 /* What a route is made of: one address to try, or why it is not tried. */
 struct hop {
 	const struct mail_host *host; /* name and preference */
-	union address addr;   /* sa_family 0: none is known */
-	const char *left_out; /* NULL: it is tried */
+	union address addr;           /* sa_family 0: none is known */
+	const char *left_out;         /* NULL: it is tried */
 };
 
 enum route_state {
@@ -242,7 +238,7 @@ struct route {
 	const char *source;      /* what the DNS said, for a student */
 	char status[8];          /* enhanced code (RFC 3463 2) when not found */
 	char reason[REASON_MAX]; /* and in words */
-	struct hop *hops; /* by preference; those left out among them */
+	struct hop *hops;        /* by preference; those left out among them */
 	size_t n;
 	struct lookup *mx;       /* NULL for an address literal */
 	struct mail_host *hosts; /* by preference, equal ones at random */
@@ -263,7 +259,7 @@ struct relay; /* see relay.c */
 
 /* What a relay tells of itself, at any time. */
 struct relay_news {
-	char status[8];          /* enhanced code (RFC 3463 2), when it failed */
+	char status[8]; /* enhanced code (RFC 3463 2), when it failed */
 	char reason[REASON_MAX]; /* and in words */
 	char host[HOST_MAX];     /* where it is, or was last; "" nowhere */
 	unsigned delivered;      /* jobs that it answered RELAY_SENT for */
@@ -298,92 +294,11 @@ struct maildrop {
 	struct entry {
 		uint64_t octets; /* on the wire, or UNKNOWN */
 		bool deleted;    /* marked by DELE */
-	} *v;            /* beside files */
-	size_t left;     /* not marked */
-	uint64_t octets; /* of those, as far as it is known */
-	size_t counted;  /* so many from the first are known */
-	msec renewed;    /* when it last looked where messages had gone */
-};
-
-/* ---- DNS ----------------------------------------------------------------- */
-
-/* RFC 1035 3.2.2 and 3.2.3; RFC 3596, 2782, 6891. */
-enum rr_type {
-	RR_A = 1, RR_NS = 2, RR_CNAME = 5, RR_SOA = 6, RR_PTR = 12,
-	RR_HINFO = 13, RR_MX = 15, RR_TXT = 16, RR_AAAA = 28, RR_SRV = 33,
-	RR_OPT = 41, RR_IXFR = 251, RR_AXFR = 252, RR_ANY = 255,
-};
-
-enum lookup_state {
-	LOOKUP_PENDING,
-	LOOKUP_FOUND,
-	LOOKUP_NODATA,   /* the name exists, the type does not */
-	LOOKUP_NXDOMAIN, /* no such name (RFC 2308 2.1) */
-	LOOKUP_FAILED,   /* time-out, SERVFAIL, nonsense: see why */
-};
-
-/* One record of the type that was asked for. */
-struct answer {
-	unsigned preference; /* MX */
-	char name[HOST_MAX]; /* MX: the host; "" is the root (RFC 7505 3) */
-	unsigned char addr[16]; /* A: 4 octets, AAAA: 16 */
-};
-
-/* A question on its way, and what came of it. */
-struct lookup {
-	enum lookup_state state;
-	enum rr_type type;
-	char name[HOST_MAX];      /* as asked */
-	char canonical[HOST_MAX]; /* at the end of the CNAME chain */
-	char why[REASON_MAX];     /* it failed */
-	struct answer *answers;   /* n of them */
-	size_t n;
-};
-
-/* A domain name as on the wire: labels, each behind its length, up to the
- * root's 0.  Its case is kept, and means nothing (RFC 4343 3). */
-struct dname {
-	unsigned char octets[DOMAIN_MAX];
-	size_t len;
-};
-
-/* What a type is called, and what its data is made of: n name, u name that is
- * never compressed, 2 4 number of so many octets, t time, a b IPv4, IPv6
- * address, s string, S strings up to the end. */
-struct rr_kind {
-	const char *name;
-	uint16_t type;
-	const char *shape;
-};
-
-/* The records of one name and type, in the order of the master file. */
-struct rrset {
-	struct rrset *next; /* of the same name */
-	struct record {
-		struct record *next;
-		unsigned line;      /* where it was read */
-		uint16_t file, len; /* data holds len octets, nothing compressed */
-		bool doubted;       /* a warning was given already */
-		unsigned char data[];
-	} *records, *last;
-	uint16_t type;
-	uint32_t ttl;
-	unsigned n;    /* records */
-	unsigned turn; /* which comes first in the next answer: round robin */
-};
-
-/* How RFC 1034 4.3.2 ends in one zone, and what it has found. */
-enum zone_found {
-	ZONE_ANSWER,     /* set; for ANY also those behind set->next */
-	ZONE_CNAME,      /* set: go on at its target */
-	ZONE_DELEGATION, /* set: the NS records of owner */
-	ZONE_NODATA,     /* set: the SOA of owner, with its negative TTL */
-	ZONE_NXDOMAIN,   /* the same */
-};
-struct zone_hit {
-	struct rrset *set;
-	const unsigned char *owner; /* NULL: the name that was asked for */
-	uint32_t ttl;
+	} * v;                   /* beside files */
+	size_t left;             /* not marked */
+	uint64_t octets;         /* of those, as far as it is known */
+	size_t counted;          /* so many from the first are known */
+	msec renewed; /* when it last looked where messages had gone */
 };
 
 /* ---- the state ----------------------------------------------------------- */
@@ -391,16 +306,16 @@ struct zone_hit {
 /* The folders and the commit; spool.c owns it. */
 struct spool {
 	int dir, tmp, failed, lock; /* descriptors below queue/ */
-	bool use_syncfs; /* it tells of errors here */
-	bool one_fs;     /* queue/ and mail/ are on one file system */
-	unsigned epoch;  /* grows with every sync that failed */
+	bool use_syncfs;            /* it tells of errors here */
+	bool one_fs;      /* queue/ and mail/ are on one file system */
+	unsigned epoch;   /* grows with every sync that failed */
 	uint64_t last_id; /* ids only grow */
 	struct msg *commit, *commit_tail; /* submitted, oldest first */
 };
 
 /* The schedule; queue.c owns it. */
 struct queue {
-	struct dest **dests;      /* hash by domain */
+	struct dest **dests; /* hash by domain */
 	msec wake;    /* no destination is due earlier; may be too early */
 	size_t first; /* bucket at which the next walk over dests begins */
 	struct queued **messages; /* hash by id */
@@ -420,9 +335,9 @@ struct server {
 	struct net net;
 	struct spool spool;
 	struct queue queue;
-	struct smtp *smtp_waiting; /* for the commit */
+	struct smtp *smtp_waiting;  /* for the commit */
 	struct pop3 *pop3_checking; /* for crypt(3), oldest first */
-	struct pop3 *pop3_open; /* who holds a maildrop */
+	struct pop3 *pop3_open;     /* who holds a maildrop */
 	struct dns *dns;            /* see dns.c */
 	volatile sig_atomic_t stop, reload, flush; /* signals have come */
 };
@@ -646,55 +561,5 @@ void pop3_reap(void);
 
 /* Say -ERR to everybody: the server stops. */
 void pop3_stop(void);
-
-/* ---- dns.c: messages, the resolver, the server --------------------------- */
-
-/* Listen on an address, UDP and TCP.  False: errno. */
-bool dns_listen(const union address *a);
-
-/* Ask for a name's records.  Our own zones answer at once; else the resolvers
- * of srv.conf, in the turns to come.  NULL: no memory.  The caller looks at
- * ->state in its own turn, and drops the lookup, at any time, when done. */
-struct lookup *dns_ask(const char *name, enum rr_type type);
-void dns_drop(struct lookup *l);
-
-/* Answer one query in 65,535 octets of reply; returns the reply's length, 0:
- * it deserves none.  tcp: it came so, and may be answered at length. */
-size_t dns_answer(const unsigned char *query, size_t len, unsigned char *reply,
-    bool tcp);
-
-/* Answer queries, take in answers, give up on late ones, free what is closed. */
-void dns_serve(void);
-void dns_reap(void);
-
-/* ---- zone.c: master files, and what a zone answers ----------------------- */
-
-/* Read a master file (RFC 1035 5); what is wrong with it goes to complain().
- * Returns the zone, even a faulty one; NULL: no memory.  zone_free(). */
-struct zone *zone_load(const char *origin, const char *file, struct diag *d);
-void zone_free(struct zone *z);
-
-/* The zone of a configuration that is nearest to a name; NULL: none holds it.
- * zone_find(): what that zone says (RFC 1034 4.3.2), wildcards included.
- * zone_set(): the records of just this name and type, glue too; or NULL. */
-struct zone *zone_nearest(const struct conf *conf, const struct dname *name);
-enum zone_found zone_find(struct zone *z, const struct dname *name,
-    unsigned type, struct zone_hit *hit);
-struct rrset *zone_set(const struct zone *z, const unsigned char *name,
-    unsigned type);
-
-/* Text such as "a.example" to a name, relative to an origin (NULL: the root).
- * NULL: it is one; else what is wrong with it.  And back, without the last
- * dot, into text[HOST_MAX]; false: it does not fit, so it is no host's. */
-const char *zone_name(const char *text, const struct dname *origin,
-    struct dname *n);
-bool zone_name_text(const unsigned char *name, char *text);
-/* Is a name the origin, or below it? */
-bool zone_within(const struct dname *name, const struct dname *origin);
-
-/* The row of a type; NULL: it is not known.  zone_field(): how long the field
- * of a shape at data is, of which len octets are left; 0: it is cut off. */
-const struct rr_kind *zone_kind(unsigned type);
-size_t zone_field(char field, const unsigned char *data, size_t len);
 
 #endif

@@ -20,7 +20,7 @@
 
 /* Octets of text, their NUL included. */
 enum {
-	SMALL_BUF = 2048, /* an idle session's: 10,000 of them fit in 64 MiB */
+	SMALL_BUF = 2048,  /* an idle session's: 10,000 of them fit in 64 MiB */
 	LARGE_BUF = 65536, /* while content streams: few system calls */
 	PEER_TEXT = 56,    /* "[" an IPv6 address "]:65535" */
 };
@@ -79,9 +79,9 @@ struct conn {
 	/* Who is this? */
 	int fd; /* -1 once closed: to be reaped */
 	enum kind kind;
-	bool listening; /* accepts, or is a UDP socket: net reads nothing */
-	bool client;    /* was accepted: counts against max_clients */
-	bool counted;   /* and against max_per_client */
+	bool listening;   /* accepts, or is a UDP socket: net reads nothing */
+	bool client;      /* was accepted: counts against max_clients */
+	bool counted;     /* and against max_per_client */
 	unsigned long id; /* its number in the log */
 	union address peer;
 	char peer_text[PEER_TEXT]; /* "[192.0.2.1]:25" */
@@ -262,8 +262,8 @@ void net_check(void);
 
 /* The laboratory's fault for this verb, if there is one and its percentage
  * hits now; else NULL. */
-const struct fault *net_fault(const struct conf *conf, enum kind kind,
-    const char *verb);
+const struct fault *
+net_fault(const struct conf *conf, enum kind kind, const char *verb);
 
 /* Small things that several files need. */
 uint64_t random_u64(void);

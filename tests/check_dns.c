@@ -266,7 +266,7 @@ load(size_t i, const char *origin, const char *name)
 	char path[256];
 
 	snprintf(path, sizeof(path), "tests/zones/%s", name);
-	zones[i] = zone_load(origin, path, &diag);
+	zones[i] = master_load(origin, path, &diag);
 	ck_assert_uint_eq(diag.errors, 0);
 	conf.n_zones = i + 1;
 }
@@ -722,7 +722,7 @@ load_large(unsigned n)
 		    i >> 8, i & 255, i, i, i, i >> 8, i & 255, i, i, i >> 8,
 		    i & 255);
 	fclose(f);
-	zones[0] = zone_load("large", test_path("large"), &diag);
+	zones[0] = master_load("large", test_path("large"), &diag);
 	conf.n_zones = 1;
 	ck_assert_uint_eq(diag.errors, 0);
 }

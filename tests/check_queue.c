@@ -94,7 +94,7 @@ route_listens(const union address *listener, const union address *a)
 }
 
 struct zone *
-zone_load(const char *origin, const char *file, struct diag *d)
+master_load(const char *origin, const char *file, struct diag *d)
 {
 	(void)origin;
 	(void)file;

@@ -14,7 +14,7 @@ static struct zone *
 load(const char *text)
 {
 	diag = (struct diag){ 0, 0 };
-	struct zone *z = zone_load("example", test_write("z", text), &diag);
+	struct zone *z = master_load("example", test_write("z", text), &diag);
 
 	ck_assert_ptr_nonnull(z);
 	return z;
@@ -27,7 +27,7 @@ load_file(const char *origin, const char *name)
 
 	diag = (struct diag){ 0, 0 };
 	snprintf(path, sizeof(path), "tests/zones/%s", name);
-	struct zone *z = zone_load(origin, path, &diag);
+	struct zone *z = master_load(origin, path, &diag);
 
 	ck_assert_ptr_nonnull(z);
 	ck_assert_uint_eq(diag.errors, 0);
@@ -422,7 +422,7 @@ START_TEST(fault_with_nul)
 	diag = (struct diag){ 0, 0 };
 	fwrite(text, 1, sizeof(text) - 1, f);
 	fclose(f);
-	zone_free(zone_load("example", test_path("z"), &diag));
+	zone_free(master_load("example", test_path("z"), &diag));
 	ck_assert_uint_eq(diag.errors, 1);
 }
 END_TEST
@@ -433,11 +433,11 @@ START_TEST(files_that_cannot_be_read)
 
 	for (size_t i = 0; i < NELEM(path); i++) {
 		diag = (struct diag){ 0, 0 };
-		zone_free(zone_load("example", path[i], &diag));
+		zone_free(master_load("example", path[i], &diag));
 		ck_assert_uint_gt(diag.errors, 0);
 	}
 	diag = (struct diag){ 0, 0 };
-	zone_free(zone_load("a..b", test_write("z", TOP), &diag));
+	zone_free(master_load("a..b", test_write("z", TOP), &diag));
 	ck_assert_uint_gt(diag.errors, 0);
 }
 END_TEST
@@ -706,7 +706,7 @@ START_TEST(set_of_4096_records)
 		fprintf(f, "a A 10.0.%d.%d\n", i / 256, i % 256);
 	fclose(f);
 	diag = (struct diag){ 0, 0 };
-	struct zone *z = zone_load("example", test_path("z"), &diag);
+	struct zone *z = master_load("example", test_path("z"), &diag);
 
 	ck_assert_uint_eq(diag.errors, 1);
 	ck_assert_uint_eq(zone_set(z, name("a.example").octets, RR_A)->n, 4096);
@@ -726,7 +726,7 @@ START_TEST(load_100000_records)
 	fclose(f);
 	diag = (struct diag){ 0, 0 };
 	getrusage(RUSAGE_SELF, &before);
-	struct zone *z = zone_load("example", test_path("z"), &diag);
+	struct zone *z = master_load("example", test_path("z"), &diag);
 
 	getrusage(RUSAGE_SELF, &after);
 	long msecs = (after.ru_utime.tv_sec - before.ru_utime.tv_sec) * 1000 +
@@ -764,7 +764,7 @@ START_TEST(nonsense_does_no_harm)
 		for (int j = i % 10 == 0 ? 1000 : 0; j > 0; j--)
 			fputc(rand(), f);
 		fclose(f);
-		zone_free(zone_load("example", test_path("z"), &diag));
+		zone_free(master_load("example", test_path("z"), &diag));
 	}
 	ck_assert_uint_gt(diag.errors, 1000);
 }

@@ -1,0 +1,927 @@
+/*
+ * master.c -- the reader of master files (RFC 1035 5).
+ *
+ * What this is
+ *	Words, entries, records: text becomes a zone, and every fault in it is
+ *	told in words, with its FILE:LINE.
+ * Call it in this order
+ *	master_load(), once for each zone of a configuration.
+ * A typical sequence, with break add_record in gdb
+ *	master_load -> load_file -> load_entry -> load_record -> add_record
+ * Always true
+ *	Each entry of a file is complained of once at most, and the next entry
+ *	is read all the same.
+ *	Data that is put into a zone fits the shape of its type.
+ * What it does not do
+ *	$GENERATE, which no RFC knows.  Exercise: write it, with a bound.
+ */
+#include <arpa/inet.h>
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include "mailserv.h"
+
+enum {
+	STRING_OCTETS = 255, /* RFC 1035 3.3 */
+	TTL_MAX = INT32_MAX, /* RFC 2181 8 */
+	RDATA_MAX = 65535,   /* RFC 1035 3.2.1 */
+	RRSET_MAX = 4096,    /* a message of 64 KiB holds no more addresses */
+	FILES_MAX = 100,     /* of a zone: a loop of $INCLUDE ends here */
+	ERRORS_MAX = 50,     /* more would not be read */
+	META_TYPES = 128,    /* to 255: questions, not data (RFC 6895 3.1) */
+};
+
+/* ---- reading: words ------------------------------------------------------ */
+
+/* A file that is being read.  All of it is in memory, up to a NUL; words are
+ * ended in place, and what stood there comes back with the next word. */
+struct source {
+	char *at, held;
+	uint16_t number;     /* in zone.files */
+	unsigned line;       /* at hand, from 1 */
+	unsigned parens;     /* open ones ... */
+	unsigned paren_line; /* ... and where the first was opened */
+	bool ended;          /* the entry: next_word() says no more */
+};
+
+struct loader {
+	struct zone *zone;
+	struct diag *diag;
+	struct source *src;
+	struct spot spot; /* of the word at hand */
+	unsigned errors;  /* in this zone */
+	bool failed;      /* this entry: it has been complained of */
+	bool doubted;     /* this entry: a warning was given */
+	bool no_memory;
+	bool soa_tried; /* so do not complain that there is none */
+
+	/* What entries leave to the next. */
+	struct dname origin, owner;    /* owner.len 0: there was none */
+	int64_t default_ttl, last_ttl; /* -1: none was stated */
+
+	/* The entry at hand. */
+	bool indented; /* it begins with a blank: the owner is the last one */
+	bool quoted;   /* the word was */
+	char *word;    /* backslashes unresolved; "" behind the last one */
+	int64_t ttl;
+	uint16_t type;
+	size_t rdata_len;
+	unsigned char rdata[RDATA_MAX];
+};
+
+/* Complain of the entry, once.  Always false. */
+static bool
+wrong(struct loader *ld, const char *subject, const char *what)
+{
+	if (!ld->failed) {
+		complain(ld->diag, ld->spot, "%.80s: %s", subject, what);
+		ld->errors++;
+	}
+	ld->failed = true;
+	return false;
+}
+
+/* Warn of the word at hand. */
+static void
+doubt(struct loader *ld, const char *what)
+{
+	complain_mildly(ld->diag, ld->spot, "%.80s: %s", ld->word, what);
+	ld->doubted = true;
+}
+
+/* Go past blanks, comments, parentheses, and line ends within those. */
+static void
+skip_space(struct loader *ld)
+{
+	struct source *src = ld->src;
+
+	for (;; src->at++) {
+		src->at += strspn(src->at, " \t\r");
+		if (*src->at == ';')
+			src->at += strcspn(src->at, "\n");
+		ld->spot.line = src->line;
+		if (*src->at == '(') {
+			if (src->parens++ == 0)
+				src->paren_line = src->line;
+		} else if (*src->at == ')') {
+			if (src->parens == 0)
+				wrong(ld, ")", "there was no (");
+			else
+				src->parens--;
+		} else if (*src->at != '\n' || src->parens == 0) {
+			return;
+		} else {
+			src->line++;
+		}
+	}
+}
+
+/* The end of the word at `at`.  What follows a backslash is in the word, but
+ * for the end of the line. */
+static char *
+word_end(char *at, bool quoted)
+{
+	const char *ends = quoted ? "\n\"\\" : " \t\r\n;()\"\\";
+
+	for (;;) {
+		at += strcspn(at, ends);
+		if (*at != '\\')
+			return at;
+		at++;
+		if (*at != '\n' && *at != '\0')
+			at++;
+	}
+}
+
+/* The entry ends here: with the line, unless that is within parentheses. */
+static void
+entry_ends(struct loader *ld)
+{
+	struct source *src = ld->src;
+
+	src->ended = true;
+	if (*src->at == '\n') {
+		src->at++;
+		src->line++;
+	}
+	src->held = *src->at;
+	if (src->parens > 0) {
+		ld->spot.line = src->paren_line;
+		wrong(ld, "(", "there is no ) up to the end of the file");
+	}
+}
+
+/* Find the next word of this entry; false: there is none. */
+static bool
+next_word(struct loader *ld)
+{
+	static char none[] = "";
+	struct source *src = ld->src;
+
+	ld->word = none;
+	if (src->ended)
+		return false;
+	*src->at = src->held;
+	skip_space(ld);
+	if (*src->at == '\n' || *src->at == '\0') {
+		entry_ends(ld);
+		return false;
+	}
+	ld->quoted = *src->at == '"';
+	ld->word = src->at + ld->quoted;
+	src->at = word_end(ld->word, ld->quoted);
+	src->held = *src->at;
+	*src->at = '\0';
+	if (ld->quoted && src->held != '"')
+		wrong(ld, ld->word, "there is no \" to end it on its line");
+	else if (ld->quoted)
+		src->held = ' ';
+	return true;
+}
+
+/* Nothing may follow; true also says that the entry was good so far. */
+static bool
+end_entry(struct loader *ld)
+{
+	if (!ld->failed && next_word(ld))
+		wrong(ld, ld->word, "nothing may follow here");
+	return !ld->failed;
+}
+
+/* ---- reading: the fields of a record ------------------------------------- */
+
+/* Digits at *text, which moves behind them; too many are UINT32_MAX + 1. */
+static bool
+number_parse(const char **text, uint64_t *number)
+{
+	char *end;
+
+	if (**text < '0' || **text > '9')
+		return false;
+	*number = strtoull(*text, &end, 10);
+	if (*number > UINT32_MAX)
+		*number = UINT32_MAX + UINT64_C(1);
+	*text = end;
+	return true;
+}
+
+/* Seconds, or numbers with units: 1h30m. */
+static bool
+ttl_parse(const char *text, uint64_t *ttl)
+{
+	static const char units[] = "smhdwSMHDW"; /* and NUL is like s */
+	static const unsigned seconds[] = { 1, 60, 3600, 86400, 604800 };
+	uint64_t number;
+
+	*ttl = 0;
+	do {
+		const char *unit = NULL;
+
+		if (number_parse(&text, &number))
+			unit = strchr(units, *text);
+		if (unit == NULL)
+			return false;
+		*ttl += number * seconds[(unit - units) % 5];
+		text += *text != '\0';
+	} while (*text != '\0' && *ttl <= TTL_MAX);
+	return *ttl <= TTL_MAX;
+}
+
+static const char bad_ttl[] =
+    "a time is a number such as 3600, or 1h30m, up to 2147483647";
+
+/* Append to the record's data. */
+static bool
+rdata_put(struct loader *ld, const void *octets, size_t len)
+{
+	if (len > RDATA_MAX - ld->rdata_len)
+		return wrong(ld, ld->word, "the data is over 65535 octets");
+	memcpy(ld->rdata + ld->rdata_len, octets, len);
+	ld->rdata_len += len;
+	return true;
+}
+
+/* The word as a number of so many octets, or as a time of four. */
+static bool
+take_number(struct loader *ld, size_t octets, bool is_time)
+{
+	const char *text = ld->word;
+	uint64_t number;
+
+	if (is_time) {
+		if (!ttl_parse(text, &number))
+			return wrong(ld, ld->word, bad_ttl);
+	} else if (!number_parse(&text, &number) || *text != '\0' ||
+	    number >> (octets * 8) != 0)
+		return wrong(ld, ld->word,
+		    octets == 2 ? "not a number up to 65535" :
+				  "not a number up to 4294967295");
+	uint32_t wire = htonl((uint32_t)number);
+
+	return rdata_put(ld, (unsigned char *)&wire + 4 - octets, octets);
+}
+
+/* The word as <character-string> (RFC 1035 3.3). */
+static bool
+take_string(struct loader *ld)
+{
+	unsigned char octets[1 + STRING_OCTETS];
+	unsigned len = 0;
+
+	for (const char *text = ld->word; *text != '\0';) {
+		int octet = zone_octet(&text);
+
+		if (octet < 0)
+			return wrong(ld, ld->word, zone_bad_escape);
+		if (len == STRING_OCTETS)
+			return wrong(ld, ld->word,
+			    "a string of over 255"
+			    " octets: part it in several");
+		octets[++len] = (unsigned char)octet;
+	}
+	octets[0] = (unsigned char)len;
+	return rdata_put(ld, octets, len + 1);
+}
+
+/* Would somebody who wrote this have meant something else? */
+static void
+doubt_name(struct loader *ld, const struct dname *n)
+{
+	struct dname head;
+	struct in_addr addr;
+	size_t len = n->len - ld->origin.len;
+	char *last = ld->word + strlen(ld->word) - 1;
+	bool relative = *last != '.';
+
+	if (!relative)
+		*last = '\0';
+	if (inet_pton(AF_INET, ld->word, &addr) == 1) {
+		doubt(ld,
+		    "an address, where the name of a host must be"
+		    " (RFC 1035 3.3)");
+		return;
+	}
+	if (!relative || n->len <= ld->origin.len || ld->origin.len == 1)
+		return;
+	memcpy(head.octets, n->octets, len);
+	head.octets[len] = 0;
+	head.len = len + 1;
+	if (zone_within(&head, &ld->origin))
+		doubt(ld,
+		    "the origin is appended once more: is a dot missing"
+		    " at the end?");
+}
+
+/* The word as a name. */
+static bool
+take_name(struct loader *ld, struct dname *n)
+{
+	const char *what = *ld->word == '\0' ?
+	    "an empty name" :
+	    zone_name(ld->word, &ld->origin, n);
+
+	return what == NULL || wrong(ld, ld->word, what);
+}
+
+static bool
+take_target(struct loader *ld)
+{
+	struct dname n;
+
+	if (ld->failed || !take_name(ld, &n))
+		return false;
+	doubt_name(ld, &n);
+	return rdata_put(ld, n.octets, n.len);
+}
+
+static bool
+take_address(struct loader *ld, int family, size_t len)
+{
+	unsigned char octets[16];
+
+	if (inet_pton(family, ld->word, octets) != 1)
+		return wrong(ld, ld->word,
+		    family == AF_INET ? "not an IPv4 address" :
+					"not an IPv6 address");
+	return rdata_put(ld, octets, len);
+}
+
+/* One field of a shape, from the word at hand. */
+static bool
+take_field(struct loader *ld, char field)
+{
+	switch (field) {
+	case 'n':
+	case 'u':
+		return take_target(ld);
+	case '2':
+		return take_number(ld, 2, false);
+	case '4':
+		return take_number(ld, 4, false);
+	case 't':
+		return take_number(ld, 4, true);
+	case 'a':
+		return take_address(ld, AF_INET, 4);
+	case 'b':
+		return take_address(ld, AF_INET6, 16);
+	case 's':
+		return take_string(ld);
+	default: /* S */
+		while (take_string(ld))
+			if (!next_word(ld))
+				return !ld->failed;
+		return false;
+	}
+}
+
+/* Hexadecimal digits, in as many words as one likes (RFC 3597 5). */
+static bool
+take_hex(struct loader *ld)
+{
+	static const char digits[] = "0123456789abcdef0123456789ABCDEF";
+
+	for (const char *text = ld->word; *text != '\0'; text += 2) {
+		const char *high = strchr(digits, text[0]);
+		const char *low = strchr(digits, text[1]);
+
+		if (high == NULL || low == NULL || text[1] == '\0')
+			return wrong(ld, ld->word,
+			    "not pairs of hexadecimal"
+			    " digits");
+		unsigned char octet = (unsigned char)((high - digits) % 16 *
+			16 +
+		    (low - digits) % 16);
+
+		if (!rdata_put(ld, &octet, 1))
+			return false;
+	}
+	return true;
+}
+
+/* \# LENGTH HEX: any type, known or not (RFC 3597 5). */
+static bool
+take_generic(struct loader *ld, const struct rr_kind *kind)
+{
+	uint64_t len;
+
+	next_word(ld);
+	const char *text = ld->word;
+
+	if (!number_parse(&text, &len) || *text != '\0' || len > RDATA_MAX)
+		return wrong(ld, ld->word,
+		    "after \\# comes a length up to"
+		    " 65535");
+	while (next_word(ld))
+		if (!take_hex(ld))
+			return false;
+	if (ld->rdata_len != len)
+		return wrong(ld, "\\#", "the data is not as long as it says");
+	if (kind != NULL && !zone_fits(kind->shape, ld->rdata, ld->rdata_len))
+		return wrong(ld, kind->name, "such data this type cannot have");
+	return true;
+}
+
+static bool
+take_rdata(struct loader *ld)
+{
+	const struct rr_kind *kind = zone_kind(ld->type);
+
+	ld->rdata_len = 0;
+	if (next_word(ld) && !ld->quoted && strcmp(ld->word, "\\#") == 0)
+		return take_generic(ld, kind);
+	if (kind == NULL)
+		return wrong(ld, ld->word,
+		    "data of an unknown type begins"
+		    " with \\# (RFC 3597 5)");
+	for (const char *field = kind->shape; *field != '\0'; field++) {
+		if (ld->src->ended)
+			return wrong(ld, kind->name,
+			    "its data is not complete");
+		if (!take_field(ld, *field))
+			return false;
+		if (field[1] != '\0')
+			next_word(ld);
+	}
+	return true;
+}
+
+/* A type by its name, or as TYPEnnn; 0: neither, or no type of data. */
+static uint16_t
+type_parse(const char *word)
+{
+	uint64_t number;
+
+	const struct rr_kind *kind = zone_kind_named(word);
+
+	if (kind != NULL)
+		return kind->type;
+	if (strncasecmp(word, "TYPE", 4) != 0)
+		return 0;
+	word += 4;
+	if (!number_parse(&word, &number) || *word != '\0' ||
+	    number > UINT16_MAX || number == RR_OPT ||
+	    (number >= META_TYPES && number <= RR_ANY))
+		return 0;
+	return (uint16_t)number;
+}
+
+/* [TTL] [class] type, or [class] [TTL] type (RFC 1035 5.1). */
+static bool
+take_type(struct loader *ld)
+{
+	bool class_given = false;
+	uint64_t ttl;
+
+	ld->ttl = -1;
+	for (; !ld->src->ended; next_word(ld)) {
+		bool digit = ld->word[0] >= '0' && ld->word[0] <= '9';
+
+		if (digit && ld->ttl < 0) {
+			if (!ttl_parse(ld->word, &ttl))
+				return wrong(ld, ld->word, bad_ttl);
+			ld->ttl = (int64_t)ttl;
+		} else if (!class_given && strcasecmp(ld->word, "IN") == 0) {
+			class_given = true;
+		} else {
+			ld->type = type_parse(ld->word);
+			return ld->type != 0 ||
+			    wrong(ld, ld->word,
+				"neither a type known here nor"
+				" the class IN");
+		}
+	}
+	return wrong(ld, "the record", "its type is missing");
+}
+
+/* The name at the start of the line, or the one before (RFC 1035 5.1). */
+static bool
+take_owner(struct loader *ld)
+{
+	if (ld->indented)
+		return ld->owner.len > 0 ||
+		    wrong(ld, ld->word, "there is no owner before this line");
+	if (!take_name(ld, &ld->owner))
+		return false;
+	doubt_name(ld, &ld->owner);
+	next_word(ld);
+	return true;
+}
+
+/* ---- reading: records into the zone -------------------------------------- */
+
+/* The last four octets of an SOA: its MINIMUM. */
+static uint32_t
+soa_minimum(const unsigned char *rdata, size_t len)
+{
+	uint32_t minimum;
+
+	memcpy(&minimum, rdata + len - 4, 4);
+	minimum = ntohl(minimum);
+	return minimum <= TTL_MAX ? minimum : 0; /* RFC 2181 8 */
+}
+
+/* As stated; else $TTL (RFC 2308 4); else the last one stated (RFC 1035 5.1);
+ * else the SOA's MINIMUM, as RFC 1034 6.1 has it. */
+static uint32_t
+ttl_of(struct loader *ld)
+{
+	const struct rrset *soa = ld->zone->soa;
+
+	if (ld->ttl >= 0)
+		ld->last_ttl = ld->ttl;
+	else if (ld->default_ttl >= 0)
+		return (uint32_t)ld->default_ttl;
+	if (ld->last_ttl >= 0)
+		return (uint32_t)ld->last_ttl;
+	if (ld->type == RR_SOA)
+		return soa_minimum(ld->rdata, ld->rdata_len);
+	return soa != NULL ?
+	    soa_minimum(soa->records->data, soa->records->len) :
+	    0;
+}
+
+/* May this record stand at this place in a zone? */
+static bool
+may_stand(struct loader *ld, const struct node *node, const char *owner)
+{
+	const struct zone *z = ld->zone;
+	bool is_soa = ld->type == RR_SOA;
+	bool is_alias = ld->type == RR_CNAME;
+
+	if (is_soa && node != z->apex)
+		return wrong(ld, owner, "an SOA stands at the origin only");
+	if (is_soa && z->soa != NULL)
+		return wrong(ld, owner, "a second SOA");
+	if (!is_soa && z->soa == NULL && !ld->soa_tried) {
+		ld->soa_tried = true;
+		return wrong(ld, owner, "the first record must be the SOA");
+	}
+	if (node->sets != NULL && (is_alias || node->sets->type == RR_CNAME))
+		return wrong(ld, owner,
+		    "a CNAME stands alone at its name"
+		    " (RFC 1034 3.6.2)");
+	return true;
+}
+
+/* The set for the record at hand; NULL: no memory. */
+static struct rrset *
+set_make(struct loader *ld, struct node *node)
+{
+	uint32_t ttl = ttl_of(ld);
+	struct rrset **at = &node->sets;
+
+	while (*at != NULL && (*at)->type != ld->type)
+		at = &(*at)->next;
+	if (*at == NULL) {
+		*at = calloc(1, sizeof(**at));
+		if (*at == NULL)
+			return NULL;
+		**at = (struct rrset){ .type = ld->type, .ttl = ttl };
+	}
+	if ((*at)->ttl != ttl) {
+		complain_mildly(ld->diag, ld->spot,
+		    "this TTL is not that"
+		    " of its set (RFC 2181 5.2): the smaller one counts");
+		if (ttl < (*at)->ttl)
+			(*at)->ttl = ttl;
+	}
+	return *at;
+}
+
+static bool
+has_record(const struct loader *ld, const struct rrset *set)
+{
+	for (const struct record *r = set->records; r != NULL; r = r->next)
+		if (r->len == ld->rdata_len &&
+		    memcmp(r->data, ld->rdata, r->len) == 0)
+			return true;
+	return false;
+}
+
+/* False: no memory. */
+static bool
+set_append(struct loader *ld, struct rrset *set)
+{
+	struct record *r = malloc(sizeof(*r) + ld->rdata_len);
+
+	if (r == NULL)
+		return false;
+	*r = (struct record){ .line = ld->spot.line,
+		.file = ld->src->number,
+		.len = (uint16_t)ld->rdata_len,
+		.doubted = ld->doubted };
+	memcpy(r->data, ld->rdata, ld->rdata_len);
+	if (set->last != NULL)
+		set->last->next = r;
+	else
+		set->records = r;
+	set->last = r;
+	set->n++;
+	return true;
+}
+
+/* The record at hand is complete: put it where it belongs. */
+static void
+add_record(struct loader *ld)
+{
+	struct zone *z = ld->zone;
+	char owner[HOST_MAX] = "this name";
+
+	zone_name_text(ld->owner.octets, owner);
+	if (!zone_within(&ld->owner, &z->origin)) {
+		wrong(ld, owner, "is not in the zone");
+		return;
+	}
+	struct node *node = zone_make_node(z, ld->owner.octets);
+
+	if (node != NULL && !may_stand(ld, node, owner))
+		return;
+	struct rrset *set = node != NULL ? set_make(ld, node) : NULL;
+
+	if (set != NULL && has_record(ld, set)) {
+		complain_mildly(ld->diag, ld->spot,
+		    "%s: this record was"
+		    " there already",
+		    owner);
+		return;
+	}
+	if (set != NULL && set->n >= RRSET_MAX)
+		wrong(ld, owner,
+		    "more records of one type than a message"
+		    " holds");
+	else if (set == NULL || !set_append(ld, set))
+		ld->no_memory = true;
+	else if (ld->type == RR_SOA)
+		z->soa = set;
+}
+
+/* ---- reading: entries and files ------------------------------------------ */
+
+static void load_file(struct loader *ld, const char *path);
+
+static void
+load_origin(struct loader *ld)
+{
+	struct dname origin;
+
+	next_word(ld);
+	if (take_name(ld, &origin) && end_entry(ld))
+		ld->origin = origin;
+}
+
+static void
+load_ttl(struct loader *ld)
+{
+	uint64_t ttl;
+
+	next_word(ld);
+	if (!ttl_parse(ld->word, &ttl))
+		wrong(ld, ld->word, bad_ttl);
+	else if (end_entry(ld))
+		ld->default_ttl = (int64_t)ttl;
+}
+
+/* A path is relative to the file that names it.  Nothing but records comes out
+ * of the other file: origin and owner are afterwards what they were before. */
+static void
+load_include(struct loader *ld)
+{
+	struct dname origin = ld->origin, owner = ld->owner, inner = origin;
+	const char *slash = strrchr(ld->spot.file, '/');
+	char path[PATH_MAX];
+
+	if (!next_word(ld)) {
+		wrong(ld, "$INCLUDE", "the name of a file is missing");
+		return;
+	}
+	int folder = slash != NULL && ld->word[0] != '/' ?
+	    (int)(slash + 1 - ld->spot.file) :
+	    0;
+	int len = snprintf(path, sizeof(path), "%.*s%s", folder, ld->spot.file,
+	    ld->word);
+
+	if (len >= (int)sizeof(path))
+		wrong(ld, ld->word, "too long a path");
+	else if (!next_word(ld) || take_name(ld, &inner))
+		if (end_entry(ld)) {
+			ld->origin = inner;
+			load_file(ld, path);
+		}
+	ld->origin = origin;
+	ld->owner = owner;
+}
+
+static const struct directive {
+	const char *name;
+	void (*load)(struct loader *ld);
+} directives[] = {
+	{ "$ORIGIN", load_origin }, { "$INCLUDE", load_include },
+	{ "$TTL", load_ttl }, /* RFC 2308 4 */
+};
+
+static void
+load_directive(struct loader *ld)
+{
+	for (size_t i = 0; i < NELEM(directives); i++)
+		if (strcasecmp(ld->word, directives[i].name) == 0) {
+			directives[i].load(ld);
+			return;
+		}
+	wrong(ld, ld->word, "no such directive");
+}
+
+static void
+load_record(struct loader *ld)
+{
+	unsigned line = ld->spot.line; /* parentheses may lead far from it */
+	bool good = take_owner(ld) && take_type(ld);
+
+	if (good && take_rdata(ld) && end_entry(ld)) {
+		ld->spot.line = line;
+		add_record(ld);
+	}
+	/* A record that was meant for the SOA is complained of already. */
+	ld->soa_tried |= good && ld->type == RR_SOA;
+}
+
+/* One entry: a line, or what parentheses make of several. */
+static void
+load_entry(struct loader *ld)
+{
+	struct source *src = ld->src;
+
+	src->parens = 0;
+	src->ended = ld->failed = ld->doubted = false;
+	ld->indented = strspn(src->at, " \t\r") > 0;
+	if (next_word(ld)) {
+		if (ld->word[0] == '$' && !ld->indented && !ld->quoted)
+			load_directive(ld);
+		else
+			load_record(ld);
+		while (next_word(ld))
+			continue; /* what an error has left */
+	}
+}
+
+/* Read the entries of an open file into the zone. */
+static void
+load_text(struct loader *ld, struct source *src, char *text, size_t len)
+{
+	size_t whole = strlen(text);
+
+	src->at = text;
+	src->held = *text;
+	ld->src = src;
+	while (*src->at != '\0' && !ld->no_memory && ld->errors < ERRORS_MAX)
+		load_entry(ld);
+	ld->failed = false;
+	if (whole < len && *src->at == '\0')
+		wrong(ld, "NUL", "an octet that no master file has");
+}
+
+/* Read a whole file.  The loader is then back where it was. */
+static void
+load_file(struct loader *ld, const char *path)
+{
+	struct names *files = &ld->zone->files;
+	struct source src = { .line = 1, .number = (uint16_t)files->n };
+	struct source *outer = ld->src;
+	struct spot spot = ld->spot;
+	char *text = NULL;
+	size_t cap = 0;
+	FILE *f = fopen(path, "re");
+	ssize_t len = f != NULL ? getdelim(&text, &cap, '\0', f) : -1;
+
+	if (files->n >= FILES_MAX)
+		wrong(ld, path, "too many files: do they include each other?");
+	else if (f == NULL || ferror(f))
+		wrong(ld, path, strerror(errno));
+	else if (!names_push(files, path))
+		ld->no_memory = true;
+	else if (len > 0) {
+		ld->spot.file = files->v[src.number];
+		load_text(ld, &src, text, (size_t)len);
+	}
+	if (f != NULL)
+		fclose(f);
+	free(text);
+	ld->src = outer;
+	ld->spot = spot;
+}
+
+/* ---- the zone as a whole ------------------------------------------------- */
+
+/* What a teacher would say of this target of an MX or NS record of a node;
+ * NULL: nothing, for it has an address, or is no name of this zone. */
+static const char *
+doubt_target(struct zone *z, const struct node *node, unsigned type,
+    const struct dname *target)
+{
+	struct zone_hit hit;
+	const unsigned char *name = target->octets;
+
+	if (target->len == 1 || !zone_within(target, &z->origin))
+		return NULL;
+	if (zone_set(z, name, RR_CNAME) != NULL)
+		return "is an alias; a host's own name must be here"
+		       " (RFC 2181 10.3)";
+	enum zone_found found = zone_find(z, target, RR_A, &hit);
+
+	if (found == ZONE_ANSWER || zone_set(z, name, RR_A) != NULL ||
+	    zone_set(z, name, RR_AAAA) != NULL ||
+	    zone_find(z, target, RR_AAAA, &hit) == ZONE_ANSWER)
+		return NULL;
+	if (found != ZONE_DELEGATION)
+		return "has no address in this zone";
+	if (type == RR_NS && hit.owner == node->name)
+		return "can only be asked for its address itself: glue is"
+		       " missing (RFC 1034 4.2.1)";
+	return NULL;
+}
+
+/* Warn of the targets in one set of MX or NS records. */
+static void
+check_set(struct loader *ld, const struct node *node, const struct rrset *set)
+{
+	struct zone *z = ld->zone;
+
+	for (const struct record *r = set->records; r != NULL; r = r->next) {
+		size_t skip = set->type == RR_MX ? 2 : 0;
+		struct dname target = { .len = r->len - skip };
+		char text[HOST_MAX] = "this target";
+
+		memcpy(target.octets, r->data + skip, target.len);
+		const char *what = doubt_target(z, node, set->type, &target);
+
+		if (what == NULL || r->doubted)
+			continue;
+		zone_name_text(target.octets, text);
+		complain_mildly(ld->diag,
+		    (struct spot){ z->files.v[r->file], r->line }, "%s %s",
+		    text, what);
+	}
+}
+
+/* Look at the whole, once all of it has been read. */
+static void
+check_zone(struct loader *ld)
+{
+	struct zone *z = ld->zone;
+	char origin[HOST_MAX] = "this zone";
+
+	zone_name_text(z->origin.octets, origin);
+	ld->failed = false;
+	if (z->soa != NULL) {
+		const struct record *soa = z->soa->records;
+
+		z->negative_ttl = soa_minimum(soa->data, soa->len);
+		if (z->soa->ttl < z->negative_ttl)
+			z->negative_ttl = z->soa->ttl;
+		ld->spot = (struct spot){ z->files.v[soa->file], soa->line };
+		if (zone_set_of(z->apex, RR_NS) == NULL)
+			wrong(ld, origin,
+			    "there is no NS record (RFC 1035 5.2)");
+	} else if (ld->errors == 0) {
+		wrong(ld, origin, "there is no SOA record (RFC 1035 5.2)");
+	}
+	for (struct node *node = z->apex; node != NULL && ld->errors == 0;
+	     node = node->next)
+		for (struct rrset *set = node->sets; set != NULL;
+		     set = set->next)
+			if (set->type == RR_MX || set->type == RR_NS)
+				check_set(ld, node, set);
+}
+
+struct zone *
+master_load(const char *origin, const char *file, struct diag *d)
+{
+	struct dname name;
+	struct loader *ld = calloc(1, sizeof(*ld));
+
+	if (ld == NULL)
+		return NULL;
+	ld->diag = d;
+	ld->default_ttl = ld->last_ttl = -1;
+	ld->spot = (struct spot){ file, 0 }; /* until it is open */
+	const char *what = zone_name(origin, NULL, &name);
+
+	if (what != NULL) {
+		wrong(ld, origin, what);
+		name = (struct dname){ .len = 1 };
+	}
+	struct zone *z = ld->zone = zone_new(&name);
+
+	if (z != NULL) {
+		ld->origin = name;
+		load_file(ld, file);
+		check_zone(ld);
+	}
+	if (ld->no_memory) {
+		zone_free(z);
+		z = NULL;
+	}
+	free(ld);
+	return z;
+}

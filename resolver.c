@@ -1,0 +1,931 @@
+/*
+ * resolver.c -- the sockets of the DNS: the server's clients, and look-ups.
+ *
+ * What this is
+ *	UDP and TCP for the server's queries, which dns.c answers; and the
+ *	look-ups of route.c, which never wait.
+ * Call it in this order
+ *	dns_listen() for every port, where there are any.  dns_ask(), then a
+ *	look at ->state in each turn, then dns_drop().  In every turn
+ *	dns_serve(), net_settle(), dns_reap().
+ * A typical sequence, with break take_reply in gdb
+ *	dns_ask -> known;  dns_serve -> start -> send_udp;  dns_serve ->
+ *	serve_udp_link -> take_reply -> finish
+ * Always true
+ *	Sockets are opened in dns_serve() only.
+ *	A look-up that is pending is in dns.pending, once, and nowhere else.
+ *	A reply is believed only from the server that was asked, to the port,
+ *	the id and the question that were its own (RFC 5452 9.1).
+ * What it does not do
+ *	EDNS in the resolver, merging of equal questions under way, DNSSEC.
+ *	Exercise: ask once for what two look-ups want at the same time.
+ *	A reply to UDP leaves by the address that the kernel chooses: a host
+ *	with several addresses lists each in listen_dns.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include "mailserv.h"
+
+/* ---- the state: links, questions, the cache ------------------------------ */
+
+enum {
+	DATAGRAMS = 64,  /* of one socket in one turn: others wait too */
+	TCP_IDLE = 30,   /* seconds, of a client (RFC 7766 6.2.3) */
+	SERVER_WAIT = 2, /* seconds, for one server's answer */
+	ROUNDS = 2,      /* so often is each server asked */
+	LINKS_MAX = 64,  /* sockets for look-ups; the rest of them waits */
+	LOOKUPS_MAX = 10000,
+	CACHE_SLOTS = 1024, /* a newer name takes the place of an older */
+	ANSWERS_MAX = 256,  /* of one look-up; nobody tries so many */
+	FAILURE_TTL = 5,    /* seconds (RFC 2308 7 allows five minutes) */
+	TTL_CAP = 86400,    /* a day: then a mistake is forgotten */
+};
+
+/* A connection of ours: of a client over TCP, or with a resolver. */
+struct link {
+	struct conn c;      /* first */
+	struct question *q; /* NULL: of a client, or nobody waits any more */
+	bool stream;
+	bool ended; /* the client will say no more */
+};
+
+/* What dns_ask() returns is the lookup in one of these. */
+struct question {
+	struct lookup l;   /* first */
+	struct dname name; /* asked now: how far the CNAMEs have led */
+	unsigned hops;     /* ... how many of them */
+	unsigned tries;    /* servers that have failed */
+	bool stream;       /* ask the next server by TCP, after TC */
+	uint16_t id;
+	struct link *link;     /* where an answer is awaited, or NULL */
+	struct question *next; /* in dns.pending */
+};
+
+/* The outcome of a look-up, for a while. */
+struct cached {
+	struct dname name;
+	msec until;
+	struct lookup l;
+};
+
+struct dns {
+	struct question *pending;
+	size_t n_pending, n_links;
+	unsigned long ignored; /* replies that were none of ours */
+	struct cached *cache[CACHE_SLOTS];
+	unsigned char in[MESSAGE_MAX + 1], out[MESSAGE_MAX + 1];
+};
+
+/* The state, from its first use on; NULL: no memory. */
+static struct dns *
+state(void)
+{
+	if (srv.dns == NULL)
+		srv.dns = calloc(1, sizeof(*srv.dns));
+	return srv.dns;
+}
+
+/* The next turn is to come at once: there are sockets to open. */
+static void
+turn_soon(void)
+{
+	srv.net.wake = 0;
+}
+
+static const char *
+type_name(unsigned type, char room[16])
+{
+	const struct rr_kind *kind = zone_kind(type);
+
+	if (kind != NULL)
+		return kind->name;
+	snprintf(room, 16, type == RR_ANY ? "ANY" : "TYPE%u", type);
+	return room;
+}
+
+/* With -v: a message in one line. */
+static void
+trace_message(const struct conn *c, char way, const unsigned char *data,
+    size_t len)
+{
+	struct dns_packet p = { data, len, 2, false };
+	char name[HOST_MAX] = "?", line[HOST_MAX + 64], room[16];
+	struct dname n;
+
+	if (log_level < 1 || len < HEADER)
+		return;
+	unsigned flags = dns_get16(&p), counts[4];
+
+	for (int i = 0; i < 4; i++)
+		counts[i] = dns_get16(&p);
+	dns_get_name(&p, &n);
+	zone_name_text(n.octets, name);
+	const char *type = type_name(dns_get16(&p), room);
+
+	if (flags & QR)
+		snprintf(line, sizeof(line),
+		    "answer %s %s rcode=%u%s%s"
+		    " records=%u,%u,%u",
+		    name, type, flags & 15, flags & AA ? " aa" : "",
+		    flags & TC ? " tc" : "", counts[1], counts[2], counts[3]);
+	else
+		snprintf(line, sizeof(line), "query %s %s", name, type);
+	const char *rfc = way == '>' ? "RFC 1035 7.2" : "RFC 1035 7.3";
+
+	trace(c, way, line, c->listening || c->client ? "RFC 1034 4.3.2" : rfc);
+}
+
+/* ---- the server's sockets ------------------------------------------------ */
+
+bool
+dns_listen(const union address *a)
+{
+	struct conn *udp = state() != NULL ?
+	    net_listen(KIND_DNS, a, SOCK_DGRAM) :
+	    NULL;
+
+	if (udp == NULL)
+		return false;
+	if (net_listen(KIND_DNS, a, SOCK_STREAM) != NULL)
+		return true;
+	int why = errno;
+
+	net_drop(udp);
+	errno = why;
+	return false;
+}
+
+/* Answer the datagrams that wait; a reply that cannot be sent is lost, as any
+ * datagram may be. */
+static void
+serve_udp(struct conn *c)
+{
+	struct dns *dns = srv.dns;
+
+	for (int i = 0; i < DATAGRAMS; i++) {
+		union address peer;
+		socklen_t size = sizeof(peer);
+		ssize_t got = recvfrom(c->fd, dns->in, sizeof(dns->in),
+		    MSG_DONTWAIT, &peer.any, &size);
+
+		if (got < 0)
+			return;
+		trace_message(c, '<', dns->in, (size_t)got);
+		size_t len = dns_answer(dns->in, (size_t)got, dns->out, false);
+
+		if (len > 0 &&
+		    sendto(c->fd, dns->out, len, MSG_DONTWAIT, &peer.any,
+			size) >= 0)
+			trace_message(c, '>', dns->out, len);
+	}
+}
+
+/* Put a message behind its length (RFC 1035 4.2.2).  A larger buffer is for
+ * one message, so that idle clients stay small; false: not now. */
+static bool
+put_stream(struct conn *c, const unsigned char *data, size_t len)
+{
+	char prefix[] = { (char)(len >> 8), (char)len };
+
+	if (buf_used(&c->out) == 0)
+		buf_size(&c->out, len + 2 > SMALL_BUF ? len + 2 : SMALL_BUF);
+	if (buf_room(&c->out) < len + 2)
+		return false;
+	trace_message(c, '>', data, len);
+	return buf_put(&c->out, prefix, 2) &&
+	    buf_put(&c->out, (const char *)data, len);
+}
+
+/* The message at the front of c->in; NULL: not all of it has come. */
+static const unsigned char *
+stream_message(const struct conn *c, size_t *len)
+{
+	const struct buf *b = &c->in;
+	const unsigned char *data = (const unsigned char *)b->data + b->start;
+
+	if (buf_used(b) < 2)
+		return NULL;
+	*len = (size_t)data[0] << 8 | data[1];
+	return buf_used(b) >= *len + 2 ? data + 2 : NULL;
+}
+
+/* Answer what has come whole, as long as the answers fit; then wait until the
+ * client has read them.  A query that no buffer of ours holds is nonsense. */
+static void
+serve_client(struct link *link)
+{
+	struct conn *c = &link->c;
+	const unsigned char *query;
+	size_t len = 0;
+	enum io got = c->late ? IO_ERROR : net_read(c);
+
+	if (got == IO_OK)
+		c->deadline = srv.now + TCP_IDLE * SECOND;
+	c->deaf = link->ended |= got == IO_EOF;
+	bool full = c->more && buf_used(&c->out) > 0;
+
+	c->more = full;
+	while (!full && (query = stream_message(c, &len)) != NULL) {
+		size_t size = dns_answer(query, len, srv.dns->out, true);
+
+		c->more = size > 0 && !put_stream(c, srv.dns->out, size);
+		if (c->more)
+			break;
+		c->in.start += len + 2;
+	}
+	if (got == IO_ERROR || len + 2 > SMALL_BUF)
+		net_drop(c);
+	else if (link->ended && !c->more)
+		c->doomed = true;
+}
+
+static void
+serve_listener(struct conn *c)
+{
+	int type = 0;
+	socklen_t size = sizeof(type);
+	struct conn *client;
+
+	getsockopt(c->fd, SOL_SOCKET, SO_TYPE, &type, &size);
+	if (type == SOCK_DGRAM) {
+		serve_udp(c);
+		return;
+	}
+	while ((client = net_accept(c, sizeof(struct link), "")) != NULL)
+		client->deadline = srv.now + TCP_IDLE * SECOND;
+}
+
+/* ---- the resolver: how a look-up ends ------------------------------------ */
+
+static void
+link_drop(struct question *q)
+{
+	if (q->link == NULL)
+		return;
+	q->link->q = NULL;
+	net_drop(&q->link->c);
+	q->link = NULL;
+	srv.dns->n_links--;
+	turn_soon(); /* another look-up may wait for its place */
+}
+
+/* The look-up is no longer pending, if it was. */
+static void
+unlist(struct question *q)
+{
+	struct question **at = &srv.dns->pending;
+
+	link_drop(q);
+	while (*at != NULL && *at != q)
+		at = &(*at)->next;
+	if (*at == NULL)
+		return;
+	*at = q->next;
+	srv.dns->n_pending--;
+}
+
+/* The one place where a look-up ends. */
+static void
+finish(struct question *q, enum lookup_state how, const char *why)
+{
+	static const char *const words[] = {
+		[LOOKUP_FOUND] = "found",
+		[LOOKUP_NODATA] = "no such data",
+		[LOOKUP_NXDOMAIN] = "no such name",
+		[LOOKUP_FAILED] = "failed",
+	};
+	char room[16];
+
+	unlist(q);
+	q->l.state = how;
+	if (why != q->l.why)
+		snprintf(q->l.why, sizeof(q->l.why), "%s", why);
+	if (q->l.canonical[0] == '\0')
+		zone_name_text(q->name.octets, q->l.canonical);
+	if (log_level >= 1)
+		log_event(PART_DNS, "-", "look-up %s %s: %s answers=%zu %s",
+		    q->l.name, type_name(q->l.type, room), words[how], q->l.n,
+		    q->l.why);
+}
+
+/* Take the data of one record as an answer; false: it is none. */
+static bool
+take_rdata(struct question *q, struct dns_packet p, size_t len)
+{
+	struct lookup *l = &q->l;
+	struct answer *a = &l->answers[l->n];
+	struct dname name;
+	size_t end = p.at + len;
+
+	*a = (struct answer){ .preference = 0 };
+	if (l->type == RR_A || l->type == RR_AAAA) {
+		size_t need = l->type == RR_A ? 4 : 16;
+
+		memcpy(a->addr, p.data + p.at, len < need ? len : need);
+		l->n++;
+		return len == need;
+	}
+	if (l->type == RR_MX) {
+		a->preference = dns_get16(&p);
+		dns_get_name(&p, &name);
+		if (p.bad || p.at != end ||
+		    !zone_name_text(name.octets, a->name))
+			return false;
+	}
+	l->n++;
+	return true;
+}
+
+/* Room for so many answers, within reason. */
+static bool
+make_room(struct question *q, size_t n)
+{
+	free(q->l.answers);
+	q->l.n = 0;
+	q->l.answers = calloc(n < ANSWERS_MAX ? n : ANSWERS_MAX,
+	    sizeof(*q->l.answers));
+	return q->l.answers != NULL;
+}
+
+/* ---- the resolver: what we know already ---------------------------------- */
+
+static struct cached **
+cache_slot(const struct dname *name, unsigned type)
+{
+	size_t hash = type;
+
+	for (size_t i = 0; i < name->len; i++)
+		hash = hash * 31 + (name->octets[i] | 0x20u); /* case */
+	return &srv.dns->cache[hash % CACHE_SLOTS];
+}
+
+/* Copy the outcome of one look-up to another; false: no memory. */
+static bool
+copy_outcome(struct lookup *to, const struct lookup *from)
+{
+	struct answer *answers = NULL;
+
+	if (from->n > 0) {
+		answers = malloc(from->n * sizeof(*answers));
+		if (answers == NULL)
+			return false;
+		memcpy(answers, from->answers, from->n * sizeof(*answers));
+	}
+	to->state = from->state;
+	to->answers = answers;
+	to->n = from->n;
+	memcpy(to->canonical, from->canonical, sizeof(to->canonical));
+	memcpy(to->why, from->why, sizeof(to->why));
+	return true;
+}
+
+/* Remember how the question for this name has ended.  Without memory, or for
+ * no seconds: do not. */
+static void
+cache_put(const struct question *q, const struct dname *name, uint32_t ttl)
+{
+	struct cached **slot = cache_slot(name, q->l.type);
+	struct cached *new = ttl > 0 ? calloc(1, sizeof(*new)) : NULL;
+
+	if (new == NULL || !copy_outcome(&new->l, &q->l)) {
+		free(new);
+		return;
+	}
+	new->name = *name;
+	new->l.type = q->l.type;
+	new->until = srv.now + SECOND *(ttl < TTL_CAP ? ttl : TTL_CAP);
+	if (*slot != NULL)
+		free((*slot)->l.answers);
+	free(*slot);
+	*slot = new;
+}
+
+static bool
+cache_get(struct question *q)
+{
+	const struct cached *e = *cache_slot(&q->name, q->l.type);
+
+	if (e == NULL || e->l.type != q->l.type || e->until <= srv.now ||
+	    !dns_same_name(&e->name, &q->name) || !copy_outcome(&q->l, &e->l))
+		return false;
+	finish(q, e->l.state, q->l.why);
+	return true;
+}
+
+/* Take a set of our own zone as the answer. */
+static void
+take_set(struct question *q, struct rrset *set)
+{
+	const struct record *r = set->records;
+
+	if (!make_room(q, set->n)) {
+		finish(q, LOOKUP_FAILED, "out of memory");
+		return;
+	}
+	for (unsigned i = set->turn++ % set->n; i > 0; i--)
+		r = r->next;
+	for (unsigned i = 0; i < set->n && q->l.n < ANSWERS_MAX; i++) {
+		take_rdata(q, (struct dns_packet){ r->data, r->len, 0, false },
+		    r->len);
+		r = r->next != NULL ? r->next : set->records;
+	}
+	finish(q, LOOKUP_FOUND, "");
+}
+
+/* Look in our zones, along their CNAMEs, and in the cache.  True: the look-up
+ * has ended; else somebody must be asked for q->name. */
+static bool
+known(struct question *q)
+{
+	struct zone_hit hit;
+	struct zone *z;
+
+	for (; q->hops <= CHAIN_MAX; q->hops++) {
+		z = zone_nearest(srv.conf, &q->name);
+		enum zone_found found = z != NULL ?
+		    zone_find(z, &q->name, q->l.type, &hit) :
+		    ZONE_DELEGATION;
+
+		if (found == ZONE_DELEGATION)
+			return cache_get(q);
+		if (found == ZONE_ANSWER)
+			take_set(q, hit.set);
+		else if (found != ZONE_CNAME)
+			finish(q,
+			    found == ZONE_NODATA ? LOOKUP_NODATA :
+						   LOOKUP_NXDOMAIN,
+			    "");
+		if (found != ZONE_CNAME)
+			return true;
+		const struct record *r = hit.set->records;
+
+		dns_get_name(&(struct dns_packet){ r->data, r->len, 0, false },
+		    &q->name);
+	}
+	finish(q, LOOKUP_FAILED, "the chain of CNAMEs has no end");
+	return true;
+}
+
+/* ---- the resolver: what servers reply ------------------------------------ */
+
+enum heed {
+	IGNORED,   /* not a reply to this question */
+	USELESS,   /* ask the next server; q->l.why says why */
+	TRUNCATED, /* ask this one by TCP */
+	TAKEN,     /* the look-up has ended, or goes on with another name */
+};
+
+static enum heed
+useless(struct question *q, const char *why)
+{
+	snprintf(q->l.why, sizeof(q->l.why), "%s", why);
+	return USELESS;
+}
+
+/* A reply whose question was ours, at its answer section. */
+struct good_reply {
+	struct dns_packet p;
+	unsigned flags, counts[4]; /* as in the header */
+	uint32_t ttl;              /* the smallest of what was used */
+};
+
+/* In the answer section, go along the CNAMEs from q->name.  Other names are
+ * none of our business: anybody may say anything of them. */
+static void
+follow(struct question *q, struct good_reply *g)
+{
+	struct dns_packet p = g->p;
+	struct rr rr;
+
+	for (unsigned i = 0; i < g->counts[1] && !p.bad; i++) {
+		dns_get_rr(&p, &rr);
+		if (rr.type != RR_CNAME || rr.class != CLASS_IN ||
+		    !dns_same_name(&rr.name, &q->name))
+			continue;
+		struct dns_packet target = { p.data, rr.at + rr.len, rr.at,
+			p.bad };
+
+		dns_get_name(&target, &q->name);
+		g->p.bad |= target.bad;
+		g->ttl = rr.ttl < g->ttl ? rr.ttl : g->ttl;
+		if (++q->hops > CHAIN_MAX)
+			return;
+		p = g->p; /* from the first record again */
+		i = UINT_MAX;
+	}
+}
+
+/* Collect the records of the name at the end of the chain. */
+static void
+collect(struct question *q, struct good_reply *g)
+{
+	struct rr rr;
+
+	for (unsigned i = 0; i < g->counts[1] && !g->p.bad; i++) {
+		dns_get_rr(&g->p, &rr);
+		if (g->p.bad || rr.type != q->l.type || rr.class != CLASS_IN ||
+		    q->l.n == ANSWERS_MAX || !dns_same_name(&rr.name, &q->name))
+			continue;
+		struct dns_packet data = { g->p.data, rr.at + rr.len, rr.at,
+			false };
+
+		if (!take_rdata(q, data, rr.len))
+			g->p.bad = true;
+		g->ttl = rr.ttl < g->ttl ? rr.ttl : g->ttl;
+	}
+}
+
+/* Behind the answers: how long "there is none" is true (RFC 2308 5), which
+ * only an SOA says; and is it a referral? */
+static bool
+negative(struct good_reply *g, bool *referral)
+{
+	bool soa = false;
+	struct rr rr;
+
+	*referral = false;
+	for (unsigned i = 0; i < g->counts[2] && !g->p.bad; i++) {
+		dns_get_rr(&g->p, &rr);
+		*referral |= rr.type == RR_NS;
+		if (g->p.bad || rr.type != RR_SOA || rr.len < 22)
+			continue;
+		struct dns_packet end = { g->p.data, rr.at + rr.len,
+			rr.at + rr.len - 4, false };
+		uint32_t minimum = dns_get32(&end);
+
+		soa = true;
+		rr.ttl = rr.ttl < minimum ? rr.ttl : minimum;
+		g->ttl = rr.ttl < g->ttl ? rr.ttl : g->ttl;
+	}
+	*referral &= !soa && !(g->flags & AA);
+	return soa;
+}
+
+/* No such data, no such name, or a chain that goes on elsewhere. */
+static enum heed
+take_negative(struct question *q, struct good_reply *g,
+    const struct dname *asked)
+{
+	bool referral, soa = negative(g, &referral);
+	bool nxdomain = (g->flags & 15) == NXDOMAIN;
+
+	if (g->p.bad)
+		return useless(q, "the name server replies nonsense");
+	if (!nxdomain && !soa && !dns_same_name(asked, &q->name)) {
+		link_drop(q);
+		q->tries = 0;
+		known(q);
+		return TAKEN;
+	}
+	if (!nxdomain && referral)
+		return useless(q, "the name server only refers to others");
+	finish(q, nxdomain ? LOOKUP_NXDOMAIN : LOOKUP_NODATA, "");
+	cache_put(q, asked, soa ? g->ttl : 0);
+	return TAKEN;
+}
+
+static enum heed
+take_sections(struct question *q, struct good_reply *g)
+{
+	struct dname asked = q->name;
+
+	if (!make_room(q, g->counts[1] + 1))
+		return useless(q, "out of memory");
+	if (q->l.type != RR_CNAME)
+		follow(q, g);
+	if (q->hops > CHAIN_MAX) {
+		finish(q, LOOKUP_FAILED, "the chain of CNAMEs has no end");
+		return TAKEN;
+	}
+	collect(q, g);
+	if (!g->p.bad && q->l.n == 0)
+		return take_negative(q, g, &asked);
+	if (g->p.bad) {
+		q->l.n = 0;
+		q->name = asked;
+		return useless(q, "the name server replies nonsense");
+	}
+	finish(q, LOOKUP_FOUND, "");
+	cache_put(q, &asked, g->ttl);
+	return TAKEN;
+}
+
+/* Is this the reply to our question (RFC 5452 9.1)?  Read it up to there. */
+static bool
+is_reply_to(const struct question *q, struct good_reply *g)
+{
+	struct dname name;
+	unsigned id = dns_get16(&g->p);
+
+	g->flags = dns_get16(&g->p);
+	for (int i = 0; i < 4; i++)
+		g->counts[i] = dns_get16(&g->p);
+	if (g->p.bad || id != q->id || (g->flags & (QR | OPCODE)) != QR ||
+	    g->counts[0] != 1)
+		return false;
+	dns_get_name(&g->p, &name);
+	unsigned type = dns_get16(&g->p), class = dns_get16(&g->p);
+
+	return !g->p.bad && type == q->l.type && class == CLASS_IN &&
+	    dns_same_name(&name, &q->name);
+}
+
+static enum heed
+take_reply(struct question *q, const unsigned char *data, size_t len)
+{
+	struct good_reply g = { .p = { data, len, 0, false }, .ttl = TTL_CAP };
+
+	if (!is_reply_to(q, &g))
+		return IGNORED;
+	if ((g.flags & TC) && !q->stream)
+		return TRUNCATED;
+	switch (g.flags & 15) {
+	case NOERROR:
+	case NXDOMAIN:
+		return take_sections(q, &g);
+	case SERVFAIL:
+		return useless(q, "the name server says SERVFAIL");
+	case REFUSED:
+		return useless(q, "the name server says REFUSED");
+	default:
+		return useless(q, "the name server cannot answer");
+	}
+}
+
+/* ---- the resolver: sockets ----------------------------------------------- */
+
+/* Write the question into dns.out, under a new number; returns its length. */
+static size_t
+make_query(struct question *q)
+{
+	struct dns_reply o = { .data = srv.dns->out,
+		.cap = MESSAGE_MAX,
+		.len = HEADER,
+		.flags = RD };
+	struct dns_query query = { .name = q->name,
+		.type = q->l.type,
+		.class = CLASS_IN };
+
+	q->id = (uint16_t)random_u64();
+	dns_put_question(&o, &query);
+	dns_put_header(&o, q->id, 1);
+	return o.len;
+}
+
+/* Open a fresh socket, whose port the kernel draws at random.  Connected, so
+ * that the kernel drops what comes from another address or port. */
+static bool
+send_udp(struct link *link, const union address *to)
+{
+	struct conn *c = &link->c;
+	int fd = socket(to->any.sa_family,
+	    SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+
+	/* Its buffers stay empty: with room in them, poll() is asked. */
+	if (fd < 0 || connect(fd, &to->any, address_len(to)) < 0 ||
+	    !net_add(c, fd, KIND_DNS, SMALL_BUF)) {
+		if (fd >= 0)
+			close(fd);
+		return false;
+	}
+	c->peer = *to;
+	address_format(to, true, c->peer_text);
+	size_t len = make_query(link->q);
+
+	trace_message(c, '>', srv.dns->out, len);
+	if (send(fd, srv.dns->out, len, MSG_NOSIGNAL) < 0)
+		c->deadline = srv.now; /* as if it had not answered */
+	return true;
+}
+
+/* Ask the server whose turn it is; false: not even that. */
+static bool
+send_question(struct question *q, const union address *to)
+{
+	struct link *link = calloc(1, sizeof(*link));
+
+	if (link == NULL)
+		return false;
+	link->q = q;
+	link->stream = q->stream;
+	if (!(q->stream ? net_connect(&link->c, KIND_DNS, to) :
+			  send_udp(link, to))) {
+		free(link);
+		return false;
+	}
+	if (link->c.deadline == NEVER)
+		link->c.deadline = srv.now + SERVER_WAIT * SECOND;
+	q->link = link;
+	srv.dns->n_links++;
+	return true;
+}
+
+/* Ask: the servers in their order, then all once more. */
+static void
+start(struct question *q)
+{
+	const struct conf *conf = srv.conf;
+
+	while (q->tries < ROUNDS * conf->n_resolvers) {
+		const union address *to =
+		    &conf->resolvers[q->tries % conf->n_resolvers];
+
+		if (send_question(q, to))
+			return;
+		useless(q, strerror(errno));
+		q->tries++;
+		q->stream = false;
+	}
+	finish(q, LOOKUP_FAILED,
+	    q->l.why[0] != '\0' ? q->l.why :
+				  "no name server is known: see resolver");
+	cache_put(q, &q->name, FAILURE_TTL);
+}
+
+/* This server has failed us: the next one. */
+static void
+next_server(struct question *q)
+{
+	log_event(PART_DNS, "-", "look-up %s: %s %s", q->l.name,
+	    q->link->c.peer_text, q->l.why);
+	link_drop(q);
+	q->tries++;
+	q->stream = false;
+	start(q);
+}
+
+/* What a message on a link means for its question. */
+static void
+heed_message(struct link *link, const unsigned char *data, size_t len)
+{
+	struct question *q = link->q;
+
+	trace_message(&link->c, '<', data, len);
+	enum heed heed = take_reply(q, data, len);
+
+	if (heed == IGNORED) {
+		srv.dns->ignored++;
+		log_conn(&link->c,
+		    "a reply from %s to no question of ours"
+		    " is ignored: ignored=%lu",
+		    link->c.peer_text, srv.dns->ignored);
+		useless(q, "the name server answers something else");
+	} else if (heed == TRUNCATED) {
+		link_drop(q);
+		q->stream = true;
+		start(q);
+	} else if (heed == USELESS) {
+		next_server(q);
+	}
+}
+
+static void
+serve_udp_link(struct link *link)
+{
+	unsigned char *in = srv.dns->in;
+
+	for (int i = 0; i < DATAGRAMS && link->q != NULL; i++) {
+		ssize_t got = recv(link->c.fd, in, MESSAGE_MAX, MSG_DONTWAIT);
+
+		if (got >= 0) {
+			heed_message(link, in, (size_t)got);
+			continue;
+		}
+		if (errno != EAGAIN && errno != EINTR) {
+			useless(link->q, strerror(errno));
+			next_server(link->q);
+		}
+		return;
+	}
+}
+
+/* After TC: connect, ask, and take the one reply (RFC 7766 5). */
+static void
+serve_tcp_link(struct link *link)
+{
+	struct conn *c = &link->c;
+	const unsigned char *message;
+	size_t len = 0;
+
+	if (c->deaf) {
+		int why = net_connected(c);
+
+		c->deaf = c->more = false;
+		if (why == 0 &&
+		    put_stream(c, srv.dns->out, make_query(link->q)))
+			return;
+		useless(link->q, strerror(why));
+		next_server(link->q);
+		return;
+	}
+	enum io got = net_read(c);
+
+	message = stream_message(c, &len);
+	if (len + 2 > c->in.cap && !buf_size(&c->in, len + 2))
+		got = IO_ERROR;
+	if (message != NULL)
+		heed_message(link, message, len);
+	if (link->q != NULL &&
+	    (message != NULL || got == IO_EOF || got == IO_ERROR)) {
+		useless(link->q, "the name server breaks off");
+		next_server(link->q);
+	}
+}
+
+static void
+serve_link(struct link *link)
+{
+	if (link->q == NULL)
+		return;
+	if (link->c.late) {
+		if (link->q->l.why[0] == '\0')
+			useless(link->q, "the name server does not answer");
+		next_server(link->q);
+	} else if (link->c.revents != 0 && link->stream) {
+		serve_tcp_link(link);
+	} else if (link->c.revents != 0) {
+		serve_udp_link(link);
+	}
+}
+
+/* ---- the outside --------------------------------------------------------- */
+
+struct lookup *
+dns_ask(const char *name, enum rr_type type)
+{
+	struct dns *dns = state();
+	struct question *q = dns != NULL ? calloc(1, sizeof(*q)) : NULL;
+
+	if (q == NULL)
+		return NULL;
+	q->l.type = type;
+	snprintf(q->l.name, sizeof(q->l.name), "%s", name);
+	const char *what = zone_name(name, NULL, &q->name);
+
+	if (what != NULL) {
+		finish(q, LOOKUP_NXDOMAIN, what); /* nobody can have it */
+	} else if (!known(q)) {
+		if (dns->n_pending >= LOOKUPS_MAX) {
+			finish(q, LOOKUP_FAILED, "too many look-ups at once");
+			return &q->l;
+		}
+		q->next = dns->pending;
+		dns->pending = q;
+		dns->n_pending++;
+		turn_soon();
+	}
+	return &q->l;
+}
+
+void
+dns_drop(struct lookup *l)
+{
+	struct question *q = (struct question *)l;
+
+	if (l == NULL)
+		return;
+	unlist(q);
+	free(l->answers);
+	free(q);
+}
+
+void
+dns_serve(void)
+{
+	struct dns *dns = srv.dns;
+	struct question *next;
+
+	for (struct conn *c = net_next(KIND_DNS, NULL); c != NULL;
+	     c = net_next(KIND_DNS, c)) {
+		if (c->listening)
+			serve_listener(c);
+		else if (c->client)
+			serve_client((struct link *)c);
+		else
+			serve_link((struct link *)c);
+	}
+	if (dns == NULL)
+		return;
+	for (struct question *q = dns->pending; q != NULL; q = next) {
+		next = q->next; /* start() may end it */
+		if (q->link == NULL && dns->n_links < LINKS_MAX)
+			start(q);
+	}
+}
+
+void
+dns_reap(void)
+{
+	struct conn *c;
+
+	while ((c = net_gone(KIND_DNS)) != NULL) {
+		struct link *link = (struct link *)c;
+
+		if (!c->listening && link->q != NULL)
+			link_drop(link->q); /* it asks again, next turn */
+		net_free(c);
+		free(c);
+	}
+}
