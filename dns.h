@@ -210,7 +210,8 @@ bool dns_listen(const union address *a);
 struct lookup *dns_ask(const char *name, enum rr_type type);
 void dns_drop(struct lookup *l);
 
-/* Answer queries, take in answers, give up on late ones, free what is closed. */
+/* Answer queries, take in answers, give up on late ones; free what is
+ * closed. */
 void dns_serve(void);
 void dns_reap(void);
 

@@ -380,7 +380,8 @@ do_rcpt(struct smtp *s, const char *arg)
 
 /* Our own trace field (RFC 5321 4.4), above the content.  It names a
  * recipient only where there is but one: the others must not see who else
- * got a copy (RFC 5321 7.2).  It says UT, because the server's zone helps nobody. */
+ * got a copy (RFC 5321 7.2).  It says UT, because the server's zone helps
+ * nobody. */
 static void
 write_received(struct smtp *s)
 {
