@@ -951,51 +951,56 @@ put_age(msec age, char text[24])
 		snprintf(text, 24, "%lldd", secs / 86400);
 }
 
-/* What queue/.hosts says of a domain: tries, next, reason; or nothing. */
+/* What queue/.hosts says of a domain: tries, next, reason; or nothing.  The
+ * recipient's own reply is shown where its host has not failed. */
 static void
-host_line(const struct names *hosts, const char *domain, struct rcpt *r)
+host_line(const struct names *hosts, const char *domain, struct rcpt *shown)
 {
 	size_t len = strlen(domain);
 
 	for (size_t i = 0; i < hosts->n; i++) {
-		char *at = hosts->v[i], *end;
+		char *at = hosts->v[i];
 
 		if (strncasecmp(at, domain, len) != 0 || at[len] != ' ')
 			continue;
-		r->tries += (unsigned)strtoul(at + len, &end, 10);
-		r->next = (time_t)strtoll(end, &end, 10);
-		free(r->reply);
-		/* spool_forget() frees it; the analyser loses sight of it. */
-		/* NOLINTNEXTLINE(clang-analyzer-unix.Malloc) */
-		r->reply = strdup(*end == ' ' ? end + 1 : end);
+		shown->tries += (unsigned)strtoul(at + len, &at, 10);
+		shown->next = (time_t)strtoll(at, &at, 10);
+		shown->reply = *at == ' ' ? at + 1 : at;
 		return;
 	}
+}
+
+/* One recipient that still waits. */
+static void
+list_rcpt(struct rcpt shown, const struct names *hosts)
+{
+	const char *at = strrchr(shown.address, '@');
+	char next[32];
+	struct tm tm;
+
+	if (at != NULL)
+		host_line(hosts, at + 1, &shown);
+	gmtime_r(&shown.next, &tm);
+	strftime(next, sizeof(next), "%Y-%m-%dT%H:%M:%SZ", &tm);
+	printf("    to <%s>  tries %u  next %s  %s\n", shown.address,
+	    shown.tries, shown.next > 0 ? next : "now",
+	    shown.reply != NULL ? shown.reply : "not tried yet");
 }
 
 /* One message of the list. */
 static void
 list_message(const struct envelope *e, const struct names *hosts)
 {
-	char age[24], next[32];
-	struct tm tm;
+	char age[24];
 
 	put_age(srv.wall - (msec)e->arrived * 1000, age);
 	printf("%s  %zu octets  %s  from <%s>\n", e->id, e->size, age,
 	    e->sender);
-	for (size_t i = 0; i < e->n; i++) {
-		struct rcpt *r = &e->rcpts[i];
-		const char *at = strrchr(r->address, '@');
-
-		if (r->state == RCPT_DONE)
-			continue;
-		if (at != NULL)
-			host_line(hosts, at + 1, r);
-		gmtime_r(&r->next, &tm);
-		strftime(next, sizeof(next), "%Y-%m-%dT%H:%M:%SZ", &tm);
-		printf("    to <%s>  tries %u  next %s  %s\n", r->address,
-		    r->tries, r->next > 0 ? next : "now",
-		    r->reply != NULL ? r->reply : "not tried yet");
-	}
+	/* The analyser loses sight of e->sender, which the caller frees. */
+	/* NOLINTNEXTLINE(clang-analyzer-unix.Malloc) */
+	for (size_t i = 0; i < e->n; i++)
+		if (e->rcpts[i].state != RCPT_DONE)
+			list_rcpt(e->rcpts[i], hosts);
 }
 
 /* Read queue/.hosts, where there is one, line by line. */
