@@ -17,7 +17,7 @@ OURS = -std=c11 -D_GNU_SOURCE $(OPT) -g3 -fno-omit-frame-pointer $(WARN)
 BUILD := build
 SERVER := mailserv
 
-SRC := mailserv.c conf.c smtp.c path.c queue.c spool.c route.c relay.c \
+SRC := mailserv.c conf.c smtp.c path.c queue.c report.c spool.c route.c relay.c \
 	maildrop.c pop3.c dns.c resolver.c zone.c master.c net.c
 OBJ := $(SRC:%.c=$(BUILD)/%.o)
 

@@ -159,9 +159,13 @@ raise_limit(void)
 		log_event(PART_MAIN, "-", "RLIMIT_NOFILE: %s", strerror(errno));
 	if (conf->max_clients + SPARE_FILES <= limit.rlim_cur)
 		return;
-	conf->max_clients = limit.rlim_cur > 2 * SPARE_FILES ?
+	size_t few = limit.rlim_cur > 2 * SPARE_FILES ?
 	    (size_t)limit.rlim_cur - SPARE_FILES :
-	    SPARE_FILES;
+	    (size_t)limit.rlim_cur / 2 + 1;
+
+	if (conf->max_clients <= few)
+		return;
+	conf->max_clients = few;
 	log_event(PART_MAIN, "-",
 	    "warning: max_clients is %zu, for there are"
 	    " no more descriptors",
@@ -273,6 +277,7 @@ conf_reload(void)
 	now->data_dir = data_dir;
 	new->older = now;
 	srv.conf = new;
+	raise_limit();
 	log_event(PART_MAIN, "-", "configuration read again");
 	if (!queue_load(false))
 		log_event(PART_MAIN, "-", "the queue could not be read: %s",

@@ -166,6 +166,7 @@ struct rcpt {
 	char *address;
 	unsigned number; /* its place in the envelope, from 1 */
 	enum rcpt_state state;
+	bool noted;     /* the envelope says that it is done */
 	unsigned tries; /* that ended in a 4yz of its own */
 	time_t next;    /* when it is tried again, for -q; 0: with the rest */
 	char *reply;    /* what the host said last, from malloc(), or NULL */
@@ -418,6 +419,11 @@ void queue_flush(void);
 /* Try a destination now, for ETRN (RFC 1985 5); false: not again within a
  * minute, or nothing waits for it. */
 bool queue_etrn(const char *domain);
+
+/* ---- report.c: what a report says ---------------------------------------- */
+
+/* Write a report on the failed recipients of a job into an open message. */
+void report_write(struct msg *m, const struct job *j);
 
 /* ---- spool.c: messages on disk ------------------------------------------- */
 

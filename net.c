@@ -571,7 +571,7 @@ net_touch(struct conn *c)
 {
 	struct net *net = &srv.net;
 
-	if (c->listed)
+	if (c->listed || c->fd < 0) /* closed: it is being reaped */
 		return;
 	c->listed = true;
 	c->next_ready = NULL;

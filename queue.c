@@ -23,7 +23,6 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -37,16 +36,15 @@ enum {
 	DEST_RELAYS = 4,     /* at once to one destination that takes mail */
 	JOBS_A_RELAY = 8,    /* waiting messages that deserve one more */
 	REPORTS_A_TURN = 50, /* of an impossible destination: others wait */
-	HEADER_MAX = 65536,  /* of an original, in its report */
 };
 
 /* Where messages for one domain go: it, not they, is due, fails and waits. */
 struct dest {
 	char *domain;
 	struct job *first, *last; /* due when it is, by order of arrival */
-	struct job *delayed;      /* due on their own, earliest first */
-	size_t backlog;           /* jobs from first to last */
-	size_t holds;    /* reasons to keep it: reports being committed */
+	struct job *delayed, *delayed_last; /* due on their own, in order */
+	size_t backlog;                     /* jobs from first to last */
+	size_t jobs;     /* in the lists, in attempts, in reports: it lives */
 	msec backoff;    /* not tried before; 0: at once */
 	msec etrn;       /* when ETRN last asked for it */
 	unsigned fails;  /* of the host, in a row */
@@ -126,7 +124,9 @@ dest_free(struct dest *d)
 	free(d);
 }
 
-/* Something has changed: wake in time for it, or forget it. */
+/* Something has changed: wake in time for it.  Or forget the destination, for
+ * it lives while a job or an attempt is its own: the caller may not look at it
+ * again. */
 static void
 dest_update(struct dest *d)
 {
@@ -134,8 +134,7 @@ dest_update(struct dest *d)
 
 	if (due < srv.queue.wake)
 		srv.queue.wake = due;
-	if (d->first == NULL && d->delayed == NULL && d->attempts == 0 &&
-	    d->holds == 0)
+	if (d->jobs == 0 && d->attempts == 0)
 		dest_free(d);
 }
 
@@ -192,17 +191,22 @@ job_enqueue(struct job *j, bool front)
 }
 
 /* Into the list of those that wait for a time of their own.  Waits are equal
- * for most, so the search is short from either end; it begins at the first. */
+ * for most, so that a new one nearly always belongs at the end. */
 static void
 job_delay(struct job *j, msec due)
 {
-	struct job **at = &j->dest->delayed;
+	struct dest *d = j->dest;
+	struct job **at = &d->delayed;
 
 	j->due = due;
+	if (*at != NULL && d->delayed_last->due <= due)
+		at = &d->delayed_last->next;
 	while (*at != NULL && (*at)->due <= due)
 		at = &(*at)->next;
 	j->next = *at;
 	*at = j;
+	if (j->next == NULL)
+		d->delayed_last = j;
 }
 
 /* The next job of a destination: one whose own wait is over, or the oldest. */
@@ -214,8 +218,10 @@ job_take(struct dest *d)
 	if (j != NULL && j->due <= srv.now) {
 		d->delayed = j->next;
 		for (size_t i = 0; i < j->n; i++)
-			if (j->rcpts[i].state == RCPT_DELAYED)
+			if (j->rcpts[i].state == RCPT_DELAYED) {
 				j->rcpts[i].state = RCPT_WAITING;
+				j->rcpts[i].next = 0;
+			}
 		return j;
 	}
 	j = d->first;
@@ -255,6 +261,7 @@ job_free(struct job *j)
 	}
 	free(j->rcpts);
 	free(j->mta);
+	j->dest->jobs--;
 	free(j);
 }
 
@@ -265,8 +272,11 @@ queued_free(struct queued *q)
 	while (q->unscheduled != NULL) {
 		struct job *j = q->unscheduled;
 
+		struct dest *d = j->dest;
+
 		q->unscheduled = j->next;
 		job_free(j);
+		dest_update(d);
 	}
 	free(q->sender);
 	free(q);
@@ -303,6 +313,7 @@ queued_add(struct queued *q, const struct rcpt *from)
 			return false;
 		*j = (struct job){ .q = q, .dest = d, .next = q->unscheduled };
 		q->unscheduled = j;
+		d->jobs++;
 	}
 	struct rcpt *rcpts = realloc(j->rcpts, (j->n + 1) * sizeof(*rcpts));
 
@@ -311,6 +322,7 @@ queued_add(struct queued *q, const struct rcpt *from)
 	j->rcpts = rcpts;
 	rcpts[j->n] = *from;
 	rcpts[j->n].reply = NULL;
+	rcpts[j->n].next = 0; /* at start everybody is due at once */
 	rcpts[j->n].address = strdup(from->address);
 	return rcpts[j->n++].address != NULL;
 }
@@ -379,7 +391,7 @@ queued_from_msg(const struct msg *m)
 {
 	struct envelope e = { .sender = m->sender,
 		.arrived = m->arrived,
-		.size = m->size,
+		.size = m->size + m->lines, /* with CRLF (RFC 1870 6) */
 		.head = m->head,
 		.eightbit = m->eightbit,
 		.n = m->remotes.n };
@@ -456,148 +468,7 @@ queue_load(bool first)
 	return ok;
 }
 
-/* ---- reports: RFC 3464 2 ------------------------------------------------- */
-
-/* Write formatted text into a report.  RFC 3464 2.1.1 wants 7-bit, and a
- * reply from outside must not add lines of its own. */
-__attribute__((format(printf, 2, 3))) static void
-put(struct msg *m, const char *fmt, ...)
-{
-	char text[1024];
-	va_list ap;
-
-	va_start(ap, fmt);
-	vsnprintf(text, sizeof(text), fmt, ap);
-	va_end(ap);
-	for (char *at = text; *at != '\0'; at++)
-		if ((unsigned char)*at > 126 ||
-		    ((unsigned char)*at < ' ' && *at != '\n'))
-			*at = '?';
-	spool_write(m, text, strlen(text));
-}
-
-/* A date for a header (RFC 5322 3.3). */
-static void
-put_date(struct msg *m, const char *field, time_t when)
-{
-	char text[64];
-	struct tm tm;
-
-	gmtime_r(&when, &tm);
-	strftime(text, sizeof(text), "%a, %d %b %Y %H:%M:%S +0000", &tm);
-	put(m, "%s: %s\n", field, text);
-}
-
-/* What a person reads. */
-static void
-put_explanation(struct msg *m, const struct job *j)
-{
-	put(m, "--%s\nContent-Type: text/plain; charset=us-ascii\n\n", m->id);
-	put(m, "This is the mail server at %s.\n\n", srv.conf->hostname);
-	put(m, "Your message could not be delivered to:\n\n");
-	for (size_t i = 0; i < j->n; i++) {
-		const struct rcpt *r = &j->rcpts[i];
-
-		if (r->state == RCPT_FAILED)
-			put(m, "  <%s>\n    %s\n", r->address,
-			    r->reply != NULL ? r->reply : "unknown reason");
-	}
-	put(m,
-	    "\nIt will not be tried again.  A copy of its header is"
-	    " attached.\n\n");
-}
-
-/* The enhanced status code (RFC 3463 2) in a reply, or the one its first
- * digit stands for. */
-static void
-status_of(const char *reply, char status[12])
-{
-	const char *code = reply;
-
-	if (strspn(reply, "0123456789") == 3)
-		code += 3 + strspn(reply + 3, " -");
-	bool enhanced = (*code == '4' || *code == '5') && code[1] == '.';
-	size_t len = enhanced ? strspn(code, "0123456789.") : 0;
-
-	if (len < 5 || len > 9) {
-		code = "5.0.0";
-		len = 5;
-	}
-	snprintf(status, 12, "%.*s", (int)len, code);
-}
-
-/* What a program reads (RFC 3464 2.3), for one recipient. */
-static void
-put_status(struct msg *m, const struct job *j, const struct rcpt *r)
-{
-	const char *reply = r->reply != NULL ? r->reply : "";
-	char status[12];
-
-	status_of(reply, status);
-	put(m, "Final-Recipient: rfc822; %s\nAction: failed\nStatus: %s\n",
-	    r->address, status);
-	if (j->mta != NULL)
-		put(m, "Remote-MTA: dns; %s\n", j->mta);
-	if (strspn(reply, "0123456789") == 3) /* a host said it, not we */
-		put(m, "Diagnostic-Code: smtp; %s\n", reply);
-	put(m, "\n");
-}
-
-/* The original's header, without our own Return-Path: line. */
-static void
-put_original(struct msg *m, const struct queued *q)
-{
-	static const char mark[] = "\n\n";
-	int fd = spool_content(q->id);
-	char *text = malloc(HEADER_MAX + 1);
-	ssize_t len = fd >= 0 && text != NULL ?
-	    pread(fd, text, HEADER_MAX, (off_t)q->head) :
-	    -1;
-
-	put(m, "--%s\nContent-Type: text/rfc822-headers\n\n", m->id);
-	if (len > 0) {
-		text[len] = '\0';
-		char *end = strstr(text, mark);
-
-		if (end != NULL)
-			*end = '\0';
-		for (char *line, *rest = text;
-		     (line = strsep(&rest, "\n")) != NULL;)
-			put(m, "%s\n", line);
-	}
-	put(m, "\n--%s--\n", m->id);
-	free(text);
-	if (fd >= 0)
-		close(fd);
-}
-
-/* The header and the parts of a report on the job's failed recipients. */
-static void
-put_report(struct msg *m, const struct job *j)
-{
-	const char *host = srv.conf->hostname;
-
-	put_date(m, "Date", m->arrived);
-	put(m, "From: Mail Delivery System <MAILER-DAEMON@%s>\nTo: <%s>\n",
-	    host, j->q->sender);
-	put(m,
-	    "Subject: Undelivered mail returned to sender\n"
-	    "Message-ID: <%s@%s>\nAuto-Submitted: auto-replied\n"
-	    "MIME-Version: 1.0\nContent-Type: multipart/report;"
-	    " report-type=delivery-status;\n\tboundary=\"%s\"\n\n",
-	    m->id, host, m->id);
-	put_explanation(m, j);
-	put(m,
-	    "--%s\nContent-Type: message/delivery-status\n\n"
-	    "Reporting-MTA: dns; %s\n",
-	    m->id, host);
-	put_date(m, "Arrival-Date", j->q->arrived);
-	put(m, "\n");
-	for (size_t i = 0; i < j->n; i++)
-		if (j->rcpts[i].state == RCPT_FAILED)
-			put_status(m, j, &j->rcpts[i]);
-	put_original(m, j->q);
-}
+/* ---- reports, and the operator ------------------------------------------- */
 
 static void job_settle(struct job *j);
 
@@ -649,9 +520,8 @@ job_report(struct job *j)
 	if (m != NULL && spool_rcpt(srv.conf, m, j->q->sender) &&
 	    m->locals.n + m->remotes.n > 0) {
 		spool_open(m);
-		put_report(m, j);
+		report_write(m, j);
 		m->report_of = j;
-		j->dest->holds++;
 		log_event(PART_QUEUE, j->q->id, "report=%s to=<%s>", m->id,
 		    j->q->sender);
 		spool_submit(m);
@@ -667,6 +537,21 @@ job_report(struct job *j)
 
 /* ---- outcomes ------------------------------------------------------------ */
 
+/* Write down who is done, so that a restart does not begin again with them;
+ * not where all are, for then the envelope goes. */
+static void
+note_done(struct job *j)
+{
+	for (size_t i = 0; i < j->n; i++) {
+		struct rcpt *r = &j->rcpts[i];
+
+		if (r->state != RCPT_DONE || r->noted)
+			continue;
+		spool_append(j->q->id, "done %u", r->number);
+		r->noted = true;
+	}
+}
+
 /* Nothing waits in this job any more. */
 static void
 job_over(struct job *j)
@@ -674,8 +559,6 @@ job_over(struct job *j)
 	struct queued *q = j->q;
 
 	q->jobs--;
-	for (size_t i = 0; i < j->n && q->jobs > 0; i++)
-		spool_append(q->id, "done %u", j->rcpts[i].number);
 	job_free(j);
 	if (q->jobs == 0)
 		queued_done(q);
@@ -696,6 +579,8 @@ job_settle(struct job *j)
 		if (j->rcpts[i].tries > tries)
 			tries = j->rcpts[i].tries;
 	}
+	if (in[RCPT_DONE] < j->n || j->q->jobs > 1)
+		note_done(j);
 	if (in[RCPT_FAILED] > 0) {
 		job_report(j);
 		return;
@@ -753,8 +638,8 @@ note_delays(struct job *j)
 	for (size_t i = 0; i < j->n; i++) {
 		struct rcpt *r = &j->rcpts[i];
 
-		if (r->state != RCPT_DELAYED)
-			continue;
+		if (r->state != RCPT_DELAYED || r->next != 0)
+			continue; /* or it was counted: a job of many parts */
 		r->tries++;
 		r->next = (time_t)((srv.wall + retry_wait(r->tries)) / 1000);
 		if (expired)
@@ -766,12 +651,55 @@ note_delays(struct job *j)
 	}
 }
 
-/* The host, or the way to it, has failed: everything for it waits.  Messages
- * that have waited too long are reported. */
+/* Take the jobs that have waited too long out of a list. */
+static struct job *
+take_expired(struct job **at)
+{
+	struct job *found = NULL, **end = &found;
+
+	while (*at != NULL) {
+		struct job *j = *at;
+
+		if (!is_expired(j->q)) {
+			at = &j->next;
+			continue;
+		}
+		*at = j->next;
+		j->next = NULL;
+		*end = j;
+		end = &j->next;
+	}
+	return found;
+}
+
+/* Give up on what has waited too long, whatever it waited for. */
+static void
+dest_expire(struct dest *d)
+{
+	char text[REASON_MAX + 64];
+	struct job *expired[] = { take_expired(&d->first),
+		take_expired(&d->delayed) };
+
+	d->backlog = 0;
+	for (struct job *j = d->first; j != NULL; j = j->next, d->backlog++)
+		d->last = j;
+	for (struct job *j = d->delayed; j != NULL; j = j->next)
+		d->delayed_last = j;
+	snprintf(text, sizeof(text), "4.4.7 expired; last: %s",
+	    d->reason != NULL ? d->reason : "unknown");
+	d->jobs++; /* keeps d while its last job may go */
+	for (size_t i = 0; i < NELEM(expired); i++)
+		for (struct job *j = expired[i], *next; j != NULL; j = next) {
+			next = j->next;
+			job_give_up(j, text);
+		}
+	d->jobs--;
+}
+
+/* The host, or the way to it, has failed: everything for it waits. */
 static void
 dest_failed(struct dest *d, const char *reason)
 {
-	char text[REASON_MAX + 64];
 	char *copy = strdup(reason);
 
 	for (char *at = copy; at != NULL && *at != '\0'; at++)
@@ -786,20 +714,10 @@ dest_failed(struct dest *d, const char *reason)
 	}
 	srv.queue.hosts_changed = true;
 	log_event(PART_QUEUE, "-",
-	    "deferred domain=%s tries=%u waiting=%zu"
-	    " next=%llds: %s",
-	    d->domain, d->fails, d->backlog,
-	    (long long)(retry_wait(d->fails) / SECOND), reason);
-	snprintf(text, sizeof(text), "4.4.7 expired; last: %s", reason);
-	d->holds++; /* keeps d while its last job may go */
-	while (d->first != NULL && is_expired(d->first->q)) {
-		struct job *j = d->first;
-
-		d->first = j->next;
-		d->backlog--;
-		job_give_up(j, text);
-	}
-	d->holds--;
+	    "deferred domain=%s tries=%u waiting=%zu next=%llds: %s", d->domain,
+	    d->fails, d->backlog, (long long)(retry_wait(d->fails) / SECOND),
+	    reason);
+	dest_expire(d);
 }
 
 /* The host takes mail: nothing for it needs to wait. */
@@ -820,7 +738,7 @@ dest_worked(struct dest *d)
 
 /* ---- attempts ------------------------------------------------------------ */
 
-/* Begin an attempt for the destination that is due first. */
+/* Begin an attempt for a destination that is due. */
 static void
 attempt_start(struct dest *d)
 {
@@ -1108,7 +1026,6 @@ committed(struct msg *m)
 	if (j == NULL)
 		return; /* smtp_answer() tells the client, and drops it */
 	spool_drop(m);
-	j->dest->holds--;
 	report_done(j, ok);
 }
 

@@ -618,12 +618,17 @@ hear_content(struct relay *r)
 	relay_refused(r);
 }
 
-/* A 250 to a dot that has not left yet was meant for something else. */
+/* A 250 to a dot that has not left yet was meant for something else; a refusal
+ * then came in the middle of content, though we have none left to put. */
 static void
 hear_dot(struct relay *r)
 {
 	if (r->code == 250 && !dot_has_left(r)) {
 		relay_failed(r, "makes no sense: ", r->reply);
+		return;
+	}
+	if (!dot_has_left(r)) {
+		hear_content(r);
 		return;
 	}
 	judge_offers(r, true);

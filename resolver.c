@@ -374,6 +374,7 @@ copy_outcome(struct lookup *to, const struct lookup *from)
 		memcpy(answers, from->answers, from->n * sizeof(*answers));
 	}
 	to->state = from->state;
+	free(to->answers);
 	to->answers = answers;
 	to->n = from->n;
 	memcpy(to->canonical, from->canonical, sizeof(to->canonical));

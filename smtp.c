@@ -957,7 +957,7 @@ smtp_run(struct smtp *s)
 		continue;
 	if (s->stalled)
 		conn->in.start = conn->in.end = 0; /* unheard */
-	if (s->ended && (smtp_ready(s) || s->stalled)) {
+	if (s->ended && !conn->doomed && (smtp_ready(s) || s->stalled)) {
 		smtp_enter(s, SMTP_BYE); /* all that came is answered */
 		conn->doomed = true;
 	}

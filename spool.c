@@ -345,7 +345,7 @@ write_envelope(struct msg *m)
 	    O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	struct envelope e = { .sender = m->sender,
 		.arrived = m->arrived,
-		.size = m->size,
+		.size = m->size + m->lines, /* with CRLF (RFC 1870 6) */
 		.head = m->head,
 		.eightbit = m->eightbit };
 

@@ -7,7 +7,7 @@
  * Always true
  *	Nobody sleeps.  A turn is queue_serve() and queue_commit(); time goes
  *	on from one due time to the next.
- * Links with: queue spool maildrop conf net
+ * Links with: queue report spool maildrop conf net
  */
 #include "testlib.h"
 #include <dirent.h>
@@ -572,6 +572,80 @@ START_TEST(restart)
 }
 END_TEST
 
+/* Who is done is written down at once: a restart does not begin again with
+ * alice because carol still waits. */
+START_TEST(done_survives_a_restart)
+{
+	char name[128];
+
+	snprintf(name, sizeof(name), "mailserv-data/queue/%s.env",
+	    receive("bob@sender.test", "alice@far.test carol@far.test"));
+	turn();
+	struct job *j = ready(only());
+
+	j->rcpts[0].state = RCPT_DONE;
+	j->rcpts[1].state = RCPT_DELAYED;
+	j->rcpts[1].reply = strdup("450 4.2.0 later");
+	sent(only());
+	ck_assert_ptr_nonnull(strstr(test_read(name), "\ndone 1\n"));
+	ck_assert_ptr_null(strstr(test_read(name), "\ndone 2\n"));
+	static struct queue before;
+
+	before = srv.queue;
+	ck_assert_uint_eq(before.n_messages, 1);
+	srv.queue = (struct queue){ 0 };
+	n_relays = 0;
+	ck_assert(queue_load(true));
+	turn();
+	j = ready(only());
+	ck_assert_uint_eq(j->n, 1);
+	ck_assert_str_eq(j->rcpts[0].address, "carol@far.test");
+}
+END_TEST
+
+/* A recipient that was delayed expires although its host has died since. */
+START_TEST(delayed_expires_with_its_host)
+{
+	receive("alice@mail.test", "x@far.test");
+	turn();
+	struct job *j = ready(only());
+
+	say(j, RCPT_DELAYED, "450 4.2.0 later");
+	sent(only());
+	ck_assert_ptr_null(ready(only()));
+	turn();
+	srv.now = srv.frozen += 5 * DAY * MINUTE;
+	turn();
+	lose(only());
+	ck_assert_uint_eq(srv.queue.n_messages, 0);
+	ck_assert_int_eq(count_files("mail/alice/new", ""), 1);
+}
+END_TEST
+
+/* Reports to each other's destinations, in one commit: a destination lives
+ * while a job is its own, also one that is not scheduled yet. */
+START_TEST(reports_cross)
+{
+	receive("a@far.test", "b@near.test");
+	receive("c@near.test", "d@far.test");
+	turn();
+	ck_assert_uint_eq(n_relays, 2);
+	for (size_t i = 0; i < 2; i++) {
+		relays[i]->state = RELAY_IMPOSSIBLE;
+		snprintf(relays[i]->news.status, 8, "5.1.2");
+		snprintf(relays[i]->news.reason, REASON_MAX, "no such domain");
+	}
+	for (int i = 0; i < 6; i++) {
+		turn();
+		for (size_t k = 0; k < n_relays; k++)
+			relays[k]->state = RELAY_IMPOSSIBLE;
+	}
+	ck_assert_uint_eq(srv.queue.n_messages, 0);
+	ck_assert_uint_eq(srv.queue.n_dests, 0);
+	ck_assert_int_eq(count_files("queue/failed", ".env"), 2);
+}
+END_TEST
+
 /* SIGUSR1 tries everything now; ETRN one destination, once a minute. */
 START_TEST(flush_and_etrn)
 {
@@ -696,6 +770,9 @@ main(void)
 	tcase_add_test(tc, report_that_cannot_be_stored);
 	tcase_add_test(tc, impossible_destination);
 	tcase_add_test(tc, restart);
+	tcase_add_test(tc, done_survives_a_restart);
+	tcase_add_test(tc, delayed_expires_with_its_host);
+	tcase_add_test(tc, reports_cross);
 	tcase_add_test(tc, flush_and_etrn);
 	tcase_add_test(tc, deleted_while_it_waits);
 	tcase_add_test(tc, lost_after_success);

@@ -1,0 +1,164 @@
+/*
+ * report.c -- what a report says of a message that failed (RFC 3464 2).
+ *
+ * What this is
+ *	The text of a bounce: for a person, for a program, and the original's
+ *	header, as the three parts of a multipart/report (RFC 3462 1).
+ * Call it in this order
+ *	report_write() into a message that spool_open() has opened.
+ * A typical sequence, with break report_write in gdb
+ *	attempt_sent -> job_settle -> job_report -> report_write -> put_status
+ * Always true
+ *	Everything in it is 7-bit, and a line that came from outside stays one
+ *	line: whoever wrote it cannot add fields of his own.
+ * What it does not do
+ *	Say so when mail is only late.  Exercise: the same three parts, with
+ *	Action: delayed, once, after warn_after (RFC 3464 2.3.3).
+ */
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include "mailserv.h"
+
+enum { HEADER_MAX = 65536 }; /* of an original: more tells nobody more */
+
+/* Write formatted text into a report.  RFC 3464 2.1.1 wants 7-bit, and a
+ * reply from outside must not add lines of its own. */
+__attribute__((format(printf, 2, 3))) static void
+put(struct msg *m, const char *fmt, ...)
+{
+	char text[1024];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	for (char *at = text; *at != '\0'; at++)
+		if ((unsigned char)*at > 126 ||
+		    ((unsigned char)*at < ' ' && *at != '\n'))
+			*at = '?';
+	spool_write(m, text, strlen(text));
+}
+
+/* A date for a header (RFC 5322 3.3). */
+static void
+put_date(struct msg *m, const char *field, time_t when)
+{
+	char text[64];
+	struct tm tm;
+
+	gmtime_r(&when, &tm);
+	strftime(text, sizeof(text), "%a, %d %b %Y %H:%M:%S +0000", &tm);
+	put(m, "%s: %s\n", field, text);
+}
+
+/* What a person reads. */
+static void
+put_explanation(struct msg *m, const struct job *j)
+{
+	put(m, "--%s\nContent-Type: text/plain; charset=us-ascii\n\n", m->id);
+	put(m, "This is the mail server at %s.\n\n", srv.conf->hostname);
+	put(m, "Your message could not be delivered to:\n\n");
+	for (size_t i = 0; i < j->n; i++) {
+		const struct rcpt *r = &j->rcpts[i];
+
+		if (r->state == RCPT_FAILED)
+			put(m, "  <%s>\n    %s\n", r->address,
+			    r->reply != NULL ? r->reply : "unknown reason");
+	}
+	put(m,
+	    "\nIt will not be tried again.  A copy of its header is"
+	    " attached.\n\n");
+}
+
+/* The enhanced status code (RFC 3463 2) in a reply, or the one its first
+ * digit stands for. */
+static void
+status_of(const char *reply, char status[12])
+{
+	const char *code = reply;
+
+	if (strspn(reply, "0123456789") == 3)
+		code += 3 + strspn(reply + 3, " -");
+	bool enhanced = (*code == '4' || *code == '5') && code[1] == '.';
+	size_t len = enhanced ? strspn(code, "0123456789.") : 0;
+
+	if (len < 5 || len > 9) {
+		code = "5.0.0";
+		len = 5;
+	}
+	snprintf(status, 12, "%.*s", (int)len, code);
+}
+
+/* What a program reads (RFC 3464 2.3), for one recipient. */
+static void
+put_status(struct msg *m, const struct job *j, const struct rcpt *r)
+{
+	const char *reply = r->reply != NULL ? r->reply : "";
+	char status[12];
+
+	status_of(reply, status);
+	put(m, "Final-Recipient: rfc822; %s\nAction: failed\nStatus: %s\n",
+	    r->address, status);
+	if (j->mta != NULL)
+		put(m, "Remote-MTA: dns; %s\n", j->mta);
+	if (strspn(reply, "0123456789") == 3) /* a host said it, not we */
+		put(m, "Diagnostic-Code: smtp; %s\n", reply);
+	put(m, "\n");
+}
+
+/* The original's header, without our own Return-Path: line. */
+static void
+put_original(struct msg *m, const struct queued *q)
+{
+	static const char mark[] = "\n\n";
+	int fd = spool_content(q->id);
+	char *text = malloc(HEADER_MAX + 1);
+	ssize_t len = fd >= 0 && text != NULL ?
+	    pread(fd, text, HEADER_MAX, (off_t)q->head) :
+	    -1;
+
+	put(m, "--%s\nContent-Type: text/rfc822-headers\n\n", m->id);
+	if (len > 0) {
+		text[len] = '\0';
+		char *end = strstr(text, mark);
+
+		if (end != NULL)
+			*end = '\0';
+		for (char *line, *rest = text;
+		     (line = strsep(&rest, "\n")) != NULL;)
+			put(m, "%s\n", line);
+	}
+	put(m, "\n--%s--\n", m->id);
+	free(text);
+	if (fd >= 0)
+		close(fd);
+}
+
+void
+report_write(struct msg *m, const struct job *j)
+{
+	const char *host = srv.conf->hostname;
+
+	put_date(m, "Date", m->arrived);
+	put(m, "From: Mail Delivery System <MAILER-DAEMON@%s>\nTo: <%s>\n",
+	    host, j->q->sender);
+	put(m,
+	    "Subject: Undelivered mail returned to sender\n"
+	    "Message-ID: <%s@%s>\nAuto-Submitted: auto-replied\n"
+	    "MIME-Version: 1.0\nContent-Type: multipart/report;"
+	    " report-type=delivery-status;\n\tboundary=\"%s\"\n\n",
+	    m->id, host, m->id);
+	put_explanation(m, j);
+	put(m,
+	    "--%s\nContent-Type: message/delivery-status\n\n"
+	    "Reporting-MTA: dns; %s\n",
+	    m->id, host);
+	put_date(m, "Arrival-Date", j->q->arrived);
+	put(m, "\n");
+	for (size_t i = 0; i < j->n; i++)
+		if (j->rcpts[i].state == RCPT_FAILED)
+			put_status(m, j, &j->rcpts[i]);
+	put_original(m, j->q);
+}
