@@ -534,7 +534,7 @@ START_TEST(envelope_text)
 	spool_open(m);
 	ck_assert_int_eq(commit(m), MSG_COMMITTED);
 	ck_assert_str_eq(spool_file("queue", m->id, "env"),
-	    "arrived 1795508645\nsize 16\nhead 16\nfrom \nto x@far.test\n");
+	    "arrived 1795508645\nsize 17\nhead 16\nfrom \nto x@far.test\n");
 	spool_drop(m);
 }
 END_TEST
