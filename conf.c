@@ -12,7 +12,7 @@
  * Always true
  *	Every fault is told with FILE:LINE, and reading goes on: a user mends
  *	all of them at once.
- *	A configuration never changes once it is read.
+ *	What a file said never changes once it is read: SIGHUP reads anew.
  * What it does not do
  *	Include other files, or know conditions.  Exercise: include FILE, with
  *	the right FILE:LINE in every error.
@@ -242,8 +242,7 @@ read_domain_name(struct reader *rd, const struct directive *dir, char **value)
 
 /* ---- directives with a form of their own --------------------------------- */
 
-/* One of the four lists of addresses; *n stands right behind the array's
- * pointers in struct conf: see list_of(). */
+/* One of the four lists of addresses of struct conf: see list_of(). */
 struct address_list {
 	union address **list;
 	size_t *n;

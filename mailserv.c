@@ -10,8 +10,8 @@
  *	main -> conf_load -> spool_start -> open_ports -> become -> queue_load
  *	-> server_turn, server_turn, server_turn ...
  * Always true
- *	A configuration never changes once it is read: SIGHUP reads a new one
- *	and sessions keep the one that they began with.
+ *	SIGHUP reads a new configuration; sessions keep the one that they
+ *	began with.
  *	Handlers of signals only set a flag.
  * What it does not do
  *	Turn itself into a daemon: run it under systemd or in a terminal.
@@ -31,7 +31,8 @@
 #include <sysexits.h>
 #include <unistd.h>
 
-/* Tests and debug builds look at every invariant after every turn. */
+/* The server of the tests looks at the invariants of net.c after every turn;
+ * for others a walk over all connections would be too dear. */
 #ifndef CHECKS
 #define CHECKS 0
 #endif

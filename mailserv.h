@@ -3,8 +3,8 @@
  *
  * What this is
  *	The map of the house, in reading order: limits with their reason,
- *	types, the one state, and every public function under the name of
- *	its file, with its contract.
+ *	types, the one state, and, with net.h and dns.h, every public
+ *	function under the name of its file, with its contract.
  * Always true
  *	Time is in milliseconds (msec).  Sizes are in octets.  A name that
  *	came from the network is never a path, a format or a log control.
@@ -75,7 +75,7 @@ struct fault {
 	unsigned code, percent;
 };
 
-struct zone; /* see zone.c */
+struct zone; /* see dns.h */
 
 /* What the configuration says; constant once read.  A session keeps the one
  * it began with: it counts itself in refs, and mailserv.c frees an old
@@ -304,7 +304,7 @@ struct maildrop {
 
 /* ---- the state ----------------------------------------------------------- */
 
-/* The folders and the commit; spool.c owns it. */
+/* The folders and the commit; spool.c keeps it. */
 struct spool {
 	int dir, tmp, failed, lock; /* descriptors below queue/ */
 	bool use_syncfs;            /* it tells of errors here */
@@ -326,7 +326,7 @@ struct queue {
 	bool stopping;      /* no message is given to a host any more */
 };
 
-/* All the mutable state there is: p srv shows the whole server. */
+/* All the mutable state there is hangs here: begin with p srv. */
 struct server {
 	msec now;    /* monotonic, read once a turn; see clock_read() */
 	msec wall;   /* real, since 1970, read at the same time */
@@ -339,7 +339,7 @@ struct server {
 	struct smtp *smtp_waiting;  /* for the commit */
 	struct pop3 *pop3_checking; /* for crypt(3), oldest first */
 	struct pop3 *pop3_open;     /* who holds a maildrop */
-	struct dns *dns;            /* see dns.c */
+	struct dns *dns;            /* see resolver.c */
 	volatile sig_atomic_t stop, reload, flush; /* signals have come */
 };
 
@@ -348,7 +348,7 @@ extern struct server srv;
 /* 0: events; 1: and every protocol line (-v).  Tests: -1 for silence. */
 extern int log_level;
 
-/* make stress sets it: one octet a read and a write.  A constant, not an
+/* make test-stress sets it: one octet a read and a write.  A constant, not an
  * #ifdef, so that the code is compiled and checked in every build. */
 #ifndef STRESS
 #define STRESS 0

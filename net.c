@@ -12,7 +12,7 @@
  *	net_wait -> smtp_serve -> net_accept -> ... -> net_settle -> net_gone
  * Always true
  *	net_wait() alone waits for a peer and reads the clock.
- *	net_settle() alone writes to a socket and closes one.
+ *	net_settle() alone writes to a session's socket and closes it.
  *	A connection is on the ready list when it was served or touched, and
  *	only then can it have changed.
  *	srv.net.wake is never later than the earliest deadline.
@@ -34,11 +34,11 @@
 #include "mailserv.h"
 
 enum {
-	BACKLOG = 4096,        /* clients that knock while a turn lasts */
-	REFUSALS = 64,         /* a call's, so that a flood does not hold us */
-	DISCARDS = 1536,       /* of 4 KiB: what the kernel holds of one peer */
-	LOG_LINE = 4096,       /* of any length the octets are bounded */
-	LONG_TURN = 5,         /* seconds: no turn of ours takes so long */
+	BACKLOG = 4096,  /* clients that knock while a turn lasts */
+	REFUSALS = 64,   /* in one call, so that a flood does not hold us */
+	DISCARDS = 1536, /* of 4 KiB: what the kernel holds of one peer */
+	LOG_LINE = 4096, /* a longer one is cut here */
+	LONG_TURN = 5,   /* seconds: no turn of ours takes so long */
 	ADDRESS_SLOTS = 65536, /* counters for max_per_client */
 };
 
@@ -80,7 +80,7 @@ clock_read(void)
 	srv.wall = clock_msec(CLOCK_REALTIME);
 }
 
-/* A turn of over five seconds was a debugger's or a suspended laptop's: take
+/* A turn of over five seconds was a debugger's, or a stopped machine's: take
  * it out of srv.now, or every client would be late at once. */
 static void
 clock_forgive(void)
@@ -516,7 +516,7 @@ net_start(void)
 	return srv.net.per_address != NULL;
 }
 
-/* Make room for one more in the poll set, both arrays or none. */
+/* Make room for one more in the poll set, in all three arrays. */
 static bool
 pollset_grow(struct net *net)
 {

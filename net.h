@@ -103,7 +103,7 @@ struct conn {
 	size_t slot; /* where in the poll set */
 };
 
-/* The poll set: two arrays that run in step, and what is ready. */
+/* The poll set: three arrays that run in step, and what is ready. */
 struct net {
 	struct pollfd *fds;
 	struct conn **conns;

@@ -14,7 +14,7 @@
  *	host costs one attempt at a time, whatever waits for it.
  *	A job is in one place: in its destination's lists, in an attempt, or
  *	in a report that is being committed.
- *	The next step of a message is committed before the last is removed.
+ *	A report is committed before what it reports leaves the queue.
  * What it does not do
  *	Ask the next host whether it took a message before the connection was
  *	lost: it may come twice, never not at all (RFC 1047 2).  Exercise:

@@ -10,8 +10,8 @@
  *	relay_step -> relay_serve -> relay_read -> relay_line -> relay_hear
  *	-> hear_greeting -> relay_enter
  * Always true
- *	A host's failure moves on to the next host; only one that may have
- *	taken the message, for it has had the final dot, ends the pass.
+ *	A host's failure moves on to the next host, unless it may have taken
+ *	the message, for it has had the final dot, or it had none in hand.
  *	A recipient is RCPT_DONE only after a 250 to a dot that had left.
  *	What is sent holds no CR but before LF, and no LF but after CR.
  * What it does not do

@@ -30,7 +30,7 @@
 #include "mailserv.h"
 
 enum {
-	REPLY_LINE = 511,  /* RFC 5321 4.5.3.1.5: 512 with CRLF; so, and NUL */
+	REPLY_LINE = 511,  /* RFC 5321 4.5.3.1.5: 512 with CRLF; NUL */
 	LAST_WORDS = 5,    /* seconds, for who does not read the last reply */
 	TRACE_LINE = 1280, /* Received:, with three names of any length */
 };
@@ -91,7 +91,7 @@ struct smtp {
 	char note[REASON_MAX];        /* the %s of the reply's text */
 	unsigned fault_code;
 	struct smtp *next_waiting; /* for the commit */
-	/* These two stay equal. */
+	/* These two are equal, but while the disk is waited for. */
 	unsigned long commands, replies;
 };
 

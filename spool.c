@@ -591,16 +591,16 @@ prepare(struct msg *m)
 		write_envelope(m);
 }
 
-/* Is one syncfs() cheaper than this many fsync()s?  Below three the folder's
- * other users, whose data syncfs() writes too, cost more.  It has told of
- * errors only since Linux 5.8. */
+/* Is one syncfs() cheaper than this many fsync()s?  Below three it costs
+ * more, because it also writes other programs' data.  It has told of errors
+ * only since Linux 5.8. */
 static bool
 sync_all_at_once(size_t files)
 {
 	return files >= SYNCFS_FROM && srv.spool.use_syncfs;
 }
 
-/* Step 1, second half: and is durable. */
+/* Step 1, second half: those files are durable. */
 static void
 sync_contents(void)
 {

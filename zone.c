@@ -98,8 +98,8 @@ zone_field(char field, const unsigned char *data, size_t len)
 	return need <= len ? need : 0;
 }
 
-/* Is this data just what the shape says?  Data given as RFC 3597 5 allows is
- * not, unless somebody looks. */
+/* Is this data just what the shape says?  Data that was
+ * written as \# HEX (RFC 3597 5) may break it, so that somebody must look. */
 bool
 zone_fits(const char *shape, const unsigned char *data, size_t len)
 {
