@@ -370,16 +370,10 @@ read_relay_from(struct reader *rd, const struct directive *dir, char **value)
 static FILE *
 open_named(const struct reader *rd, const char *path)
 {
-	FILE *f = fopen(path, "re");
-	int first = f != NULL ? getc(f) : EOF;
+	FILE *f = open_regular(path);
 
-	if (f == NULL || ferror(f)) {
+	if (f == NULL)
 		WRONG(rd, "cannot read %s: %s", path, strerror(errno));
-		if (f != NULL)
-			fclose(f);
-		return NULL;
-	}
-	ungetc(first, f);
 	return f;
 }
 
@@ -396,6 +390,9 @@ next_line(FILE *f, char **line, size_t *cap, unsigned *number)
 		(*line)[--len] = '\0';
 	if (len > 0 && (*line)[len - 1] == '\r')
 		(*line)[--len] = '\0';
+	/* A NUL would hide the rest of its line: let it be found wanting. */
+	for (char *nul; (nul = memchr(*line, '\0', (size_t)len)) != NULL;)
+		*nul = '\001';
 	return true;
 }
 
@@ -848,7 +845,11 @@ check_alias(struct reader *rd, const struct alias *alias)
 	if (!address && user_find(rd->conf, alias->target) == NULL)
 		WRONG(rd, "alias %s: no such user: %s", alias->name,
 		    alias->target);
-	if (address && spool_place(rd->conf, alias->target) == PLACE_NOBODY)
+	if (address && !is_domain(strrchr(alias->target, '@') + 1))
+		WRONG(rd, "alias %s: no address: %s", alias->name,
+		    alias->target);
+	else if (address &&
+	    spool_place(rd->conf, alias->target) == PLACE_NOBODY)
 		WRONG(rd, "alias %s: %s leads nowhere", alias->name,
 		    alias->target);
 }
@@ -878,6 +879,10 @@ check_aliases(struct reader *rd)
 		WRONG(rd, "catch_all: no such user: %s", conf->catch_all_name);
 	for (size_t i = 0; i < conf->n_aliases; i++)
 		check_alias(rd, &conf->aliases[i]);
+	if (conf->domains.n > 0 && conf->n_users == 0 && rd->diag->errors == 0)
+		complain_mildly(rd->diag, rd->at,
+		    "nobody is postmaster, for there are no users"
+		    " (RFC 5321 4.5.1)");
 }
 
 /* Passwords in the clear may not leave loopback. */

@@ -256,7 +256,7 @@ server_turn(msec until)
 static void
 conf_reload(void)
 {
-	struct diag diag = { 0, 0 };
+	struct diag diag = { .errors = 0 };
 	struct conf *now = srv.conf;
 	struct conf *new = conf_load(now->file, &diag);
 
@@ -385,11 +385,17 @@ hash_password(void)
 	line[strcspn(line, "\r\n")] = '\0';
 	salt = crypt_gensalt("$6$", 0, NULL, 0);
 	hash = salt != NULL ? crypt_r(line, salt, &data) : NULL;
-	if (hash != NULL)
+	bool good = hash != NULL && hash[0] == '$';
+
+	if (good)
 		printf("{CRYPT}%s\n", hash);
+	else
+		fprintf(stderr,
+		    "mailserv: crypt(3) does not take it: is it"
+		    " too long?\n");
 	explicit_bzero(line, cap);
 	free(line);
-	return hash != NULL && hash[0] == '$' ? 0 : EX_OSERR;
+	return good ? 0 : EX_DATAERR;
 }
 
 /* The route to one domain, waited for in turns of its own. */
@@ -416,12 +422,36 @@ explain_domain(const char *domain)
 	return status;
 }
 
+/* Is it an address, in < and > or not, or a user's name?  It is cut out. */
+static bool
+address_cut(const char *text, struct path *path)
+{
+	char whole[PATH_MAX_SMTP + 3];
+	bool bracket = text[0] == '<';
+
+	snprintf(whole, sizeof(whole), bracket ? "%s" : "<%s>", text);
+	path->end = path_skip(whole, path);
+	if (path->end != NULL)
+		return *path->end == '\0';
+	snprintf(path->mailbox, sizeof(path->mailbox), "%s", text);
+	return user_find(srv.conf, text) != NULL ||
+	    strcasecmp(text, "postmaster") == 0;
+}
+
 /* -r ADDRESS */
 static int
-explain(const char *address)
+explain(const char *text)
 {
-	struct msg *m = spool_begin("");
+	struct path path = { .fault = "" };
+	const char *address = path.mailbox;
 	int status = 0;
+
+	if (!address_cut(text, &path)) {
+		fprintf(stderr, "mailserv: %s: no address: %s\n", text,
+		    path.fault);
+		return EX_USAGE;
+	}
+	struct msg *m = spool_begin("");
 
 	if (m == NULL || !spool_rcpt(srv.conf, m, address))
 		return EX_OSERR;
@@ -475,8 +505,10 @@ do_mode(int mode, char **words)
 static int
 with_conf(const char *file, int mode, char **words)
 {
-	struct diag diag = { 0, 0 };
+	struct diag diag = { .quiet = mode != 0 && mode != 'n' };
 
+	srv.serving = mode == 0;
+	clock_read(); /* for the log */
 	if (file == NULL && access("mailserv.conf", F_OK) == 0)
 		file = "mailserv.conf";
 	struct conf *conf = conf_load(file, &diag);
@@ -508,6 +540,7 @@ parse_options(int argc, char **argv, const char **file)
 {
 	int mode = 0, option;
 
+	opterr = 0; /* the usage says it all */
 	while ((option = getopt(argc, argv, "c:vnqrdHhV")) != -1) {
 		if (option == 'c')
 			*file = optarg;

@@ -328,10 +328,11 @@ struct queue {
 
 /* All the mutable state there is hangs here: begin with p srv. */
 struct server {
-	msec now;    /* monotonic, read once a turn; see clock_read() */
-	msec wall;   /* real, since 1970, read at the same time */
-	msec lost;   /* turns that took over 5 s: a debugger's, not ours */
-	msec frozen; /* not 0: a test holds srv.now at this */
+	msec now;     /* monotonic, read once a turn; see clock_read() */
+	msec wall;    /* real, since 1970, read at the same time */
+	msec lost;    /* turns that took over 5 s: a debugger's, not ours */
+	msec frozen;  /* not 0: a test holds srv.now at this */
+	bool serving; /* not one of the modes that print and go */
 	struct conf *conf;
 	struct net net;
 	struct spool spool;

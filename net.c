@@ -30,6 +30,7 @@
 #include <string.h>
 #include <strings.h>
 #include <sys/random.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include "mailserv.h"
 
@@ -174,7 +175,7 @@ trace(const struct conn *c, char way, const char *line, const char *rfc)
 static void
 tell_fault(struct spot at, const char *mark, const char *text)
 {
-	if (srv.conf != NULL)
+	if (srv.serving)
 		log_event(PART_MAIN, "-", "%s:%u: %s%s", at.file, at.line, mark,
 		    text);
 	else if (log_level >= 0)
@@ -200,10 +201,12 @@ complain_mildly(struct diag *d, struct spot at, const char *fmt, ...)
 	char text[LOG_LINE];
 	va_list ap;
 
+	d->warnings++;
+	if (d->quiet)
+		return;
 	va_start(ap, fmt);
 	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
-	d->warnings++;
 	tell_fault(at, "warning: ", text);
 }
 
@@ -1032,6 +1035,21 @@ net_fault(const struct conf *conf, enum kind kind, const char *verb)
 		    random_u64() % 100 < f->percent)
 			return f;
 	}
+	return NULL;
+}
+
+FILE *
+open_regular(const char *path)
+{
+	struct stat st = { 0 };
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+
+	if (fd < 0)
+		return NULL;
+	if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode))
+		return fdopen(fd, "r");
+	close(fd);
+	errno = S_ISDIR(st.st_mode) ? EISDIR : EINVAL;
 	return NULL;
 }
 

@@ -16,6 +16,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <sys/socket.h>
 
 /* Octets of text, their NUL included. */
@@ -123,6 +124,7 @@ struct conf; /* see mailserv.h */
 
 /* Who found fault with a file, and how often: see complain(). */
 struct diag {
+	bool quiet; /* say no warnings: only -n and a start do */
 	unsigned errors, warnings;
 };
 
@@ -267,6 +269,9 @@ net_fault(const struct conf *conf, enum kind kind, const char *verb);
 
 /* Small things that several files need. */
 uint64_t random_u64(void);
+/* Open a regular file for reading; NULL: errno.  Nothing else, because a
+ * device has no end and a FIFO no beginning. */
+FILE *open_regular(const char *path);
 /* Decimal digits at *text, which moves behind them; false: none, or a leading
  * zero, or a sign.  What is too large becomes UINT64_MAX, not the remainder:
  * RETR 4294967297 must never mean message 1. */

@@ -272,7 +272,7 @@ static const struct {
 } reply[] = {
 	[SAY_OK] = { "+OK ", NULL },
 	[SAY_UNKNOWN] = { "-ERR no such command here", "RFC 1939 3" },
-	[SAY_STATE] = { "-ERR not in the state ", "RFC 1939 3" },
+	[SAY_STATE] = { "-ERR not now: this is the state ", "RFC 1939 3" },
 	[SAY_USAGE] = { "-ERR wanted: ", NULL },
 	[SAY_BARE_LF] = { "-ERR a line ends in CR LF, this one in LF alone "
 			  "(nc needs -C)",

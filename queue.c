@@ -34,7 +34,7 @@ enum {
 	DESTS = 1024,     /* buckets: few, for all are walked when one is due */
 	ATTEMPTS_MAX = 1000, /* so that dead hosts do not delay live ones */
 	DEST_RELAYS = 4,     /* at once to one destination that takes mail */
-	JOBS_A_RELAY = 8,    /* waiting messages that deserve one more */
+	JOBS_A_RELAY = 25,   /* so many drain in order, over one connection */
 	REPORTS_A_TURN = 50, /* of an impossible destination: others wait */
 };
 
@@ -498,16 +498,28 @@ to_operator(struct job *j)
 	return ok;
 }
 
-/* The failure has been told, or could not be: then it has not happened yet,
- * and the recipients are tried again. */
+static bool
+is_expired(const struct queued *q)
+{
+	return srv.now - q->born >= scaled(srv.conf->expire);
+}
+
+/* The failure has been told.  Or it could not be, for the disk refused the
+ * report: then it has not happened yet, and the recipients are tried again
+ * when their time comes; if that was too often, they are the operator's. */
 static void
 report_done(struct job *j, bool told)
 {
-	for (size_t i = 0; i < j->n; i++)
-		if (j->rcpts[i].state == RCPT_FAILED)
-			j->rcpts[i].state = told ? RCPT_DONE : RCPT_WAITING;
-	if (!told)
-		j->dest->backoff = srv.now + retry_wait(1);
+	if (!told && is_expired(j->q))
+		told = to_operator(j);
+	for (size_t i = 0; i < j->n; i++) {
+		struct rcpt *r = &j->rcpts[i];
+
+		if (r->state != RCPT_FAILED)
+			continue;
+		r->state = told ? RCPT_DONE : RCPT_DELAYED;
+		r->tries += !told;
+	}
 	job_settle(j);
 }
 
@@ -592,12 +604,6 @@ job_settle(struct job *j)
 	else
 		job_over(j);
 	dest_update(d);
-}
-
-static bool
-is_expired(const struct queued *q)
-{
-	return srv.now - q->born >= scaled(srv.conf->expire);
 }
 
 /* Replace what was last said of a recipient; without memory the old stays. */
@@ -871,8 +877,6 @@ attempt_impossible(struct attempt *a)
 
 	snprintf(reason, sizeof(reason), "%s %s", news->status, news->reason);
 	for (int i = 0; i < REPORTS_A_TURN; i++) {
-		if (d->first == NULL && d->delayed != NULL)
-			d->delayed->due = 0;
 		struct job *j = job_take(d);
 
 		if (j == NULL) {

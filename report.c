@@ -36,7 +36,7 @@ put(struct msg *m, const char *fmt, ...)
 	va_end(ap);
 	for (char *at = text; *at != '\0'; at++)
 		if ((unsigned char)*at > 126 ||
-		    ((unsigned char)*at < ' ' && *at != '\n'))
+		    ((unsigned char)*at < ' ' && strchr("\n\t", *at) == NULL))
 			*at = '?';
 	spool_write(m, text, strlen(text));
 }
@@ -128,7 +128,7 @@ put_original(struct msg *m, const struct queued *q)
 			*end = '\0';
 		for (char *line, *rest = text;
 		     (line = strsep(&rest, "\n")) != NULL;)
-			put(m, "%s\n", line);
+			put(m, "%.900s\n", line); /* RFC 5322 2.1.1 */
 	}
 	put(m, "\n--%s--\n", m->id);
 	free(text);

@@ -485,6 +485,17 @@ useless(struct question *q, const char *why)
 	return USELESS;
 }
 
+/* The same for an errno: whose it is must be said, or it would be taken for
+ * the mail host's. */
+static enum heed
+useless_socket(struct question *q, int why)
+{
+	char text[REASON_MAX];
+
+	snprintf(text, sizeof(text), "the name server: %s", strerror(why));
+	return useless(q, text);
+}
+
 /* A reply whose question was ours, at its answer section. */
 struct good_reply {
 	struct dns_packet p;
@@ -526,6 +537,7 @@ collect(struct question *q, struct good_reply *g)
 
 	for (unsigned i = 0; i < g->counts[1] && !g->p.bad; i++) {
 		dns_get_rr(&g->p, &rr);
+		g->p.bad |= rr.class != CLASS_IN; /* nobody asked for that */
 		if (g->p.bad || rr.type != q->l.type || rr.class != CLASS_IN ||
 		    q->l.n == ANSWERS_MAX || !dns_same_name(&rr.name, &q->name))
 			continue;
@@ -735,7 +747,7 @@ start(struct question *q)
 
 		if (send_question(q, to))
 			return;
-		useless(q, strerror(errno));
+		useless_socket(q, errno);
 		q->tries++;
 		q->stream = false;
 	}
@@ -795,7 +807,7 @@ serve_udp_link(struct link *link)
 			continue;
 		}
 		if (errno != EAGAIN && errno != EINTR) {
-			useless(link->q, strerror(errno));
+			useless_socket(link->q, errno);
 			next_server(link->q);
 		}
 		return;
@@ -817,7 +829,7 @@ serve_tcp_link(struct link *link)
 		if (why == 0 &&
 		    put_stream(c, srv.dns->out, make_query(link->q)))
 			return;
-		useless(link->q, strerror(why));
+		useless_socket(link->q, why);
 		next_server(link->q);
 		return;
 	}

@@ -378,7 +378,7 @@ static const struct good {
 START_TEST(good_value)
 {
 	const struct good *row = &good[_i];
-	struct diag diag = { 0, 0 };
+	struct diag diag = { .errors = 0 };
 	char text[1024];
 
 	snprintf(text, sizeof(text), "%s", expand(row->text));
@@ -553,7 +553,7 @@ static const struct bad {
 /* Every fault of a line is told, with its file and line, to the letter. */
 START_TEST(bad_value)
 {
-	struct diag diag = { 0, 0 };
+	struct diag diag = { .errors = 0 };
 	unsigned lines = 0;
 
 	conf_free(load(bad[_i].text, bad[_i].said, &diag));
@@ -568,7 +568,7 @@ END_TEST
 START_TEST(values_on_a_line)
 {
 	char text[2048] = "relay_from", *end = text + strlen(text);
-	struct diag diag = { 0, 0 };
+	struct diag diag = { .errors = 0 };
 
 	for (int i = 0; i < 64; i++)
 		end += sprintf(end, " 192.0.2.%d", i);
@@ -586,7 +586,7 @@ END_TEST
 /* A zone is read by zone.c; its faults are faults of the configuration. */
 START_TEST(zone_that_is_not_there)
 {
-	struct diag diag = { 0, 0 };
+	struct diag diag = { .errors = 0 };
 
 	conf_free(conf_load(test_write("mailserv.conf", "zone lab nowhere"),
 	    &diag));
@@ -622,7 +622,7 @@ static const struct bad bad_users[] = {
 
 START_TEST(bad_user)
 {
-	struct diag diag = { 0, 0 };
+	struct diag diag = { .errors = 0 };
 
 	test_write("u", bad_users[_i].text);
 	conf_free(load("domain none\nusers u", bad_users[_i].said, &diag));
@@ -634,7 +634,7 @@ END_TEST
  * # and all.  A file with CRLF is read like one without. */
 START_TEST(good_users)
 {
-	struct diag diag = { 0, 0 };
+	struct diag diag = { .errors = 0 };
 
 	test_write("u", "zoe:{PLAIN} #a b# \r\n"
 			"A._+-9:{CRYPT}x:y\r\n"
@@ -660,7 +660,7 @@ END_TEST
 /* A user called postmaster needs no alias. */
 START_TEST(postmaster_user)
 {
-	struct diag diag = { 0, 0 };
+	struct diag diag = { .errors = 0 };
 
 	test_write("u", "ann:{PLAIN}a\nPostmaster:{PLAIN}b\n");
 	struct conf *conf = load("domain none\nusers u", "", &diag);
@@ -697,7 +697,7 @@ system_resolvers(void)
 /* An empty file: the contract's column of defaults. */
 START_TEST(defaults)
 {
-	struct diag diag = { 0, 0 };
+	struct diag diag = { .errors = 0 };
 	struct conf *conf = load("", "", &diag);
 	char host[HOST_MAX];
 
@@ -718,7 +718,7 @@ END_TEST
 /* No file: alice and bob at localhost, each with its name as password. */
 START_TEST(built_in)
 {
-	struct diag diag = { 0, 0 };
+	struct diag diag = { .errors = 0 };
 
 	log_level = 0;
 	test_capture(STDERR_FILENO);
@@ -740,7 +740,7 @@ END_TEST
 /* With a file, alice and bob are not there. */
 START_TEST(no_users)
 {
-	struct diag diag = { 0, 0 };
+	struct diag diag = { .errors = 0 };
 	struct conf *conf = load("hostname a.test", "", &diag);
 
 	ck_assert_str_eq(show(conf, "users"), "");
@@ -753,7 +753,7 @@ END_TEST
 /* A configuration that cannot be read is one error, and only that. */
 START_TEST(no_file)
 {
-	struct diag diag = { 0, 0 };
+	struct diag diag = { .errors = 0 };
 
 	log_level = 0;
 	test_capture(STDERR_FILENO);
@@ -769,7 +769,7 @@ END_TEST
 /* Paths begin at the configuration file, wherever it was named from. */
 START_TEST(relative_paths)
 {
-	struct diag diag = { 0, 0 };
+	struct diag diag = { .errors = 0 };
 
 	test_write("folder/u", "ann:{PLAIN}a\n");
 	test_write("folder/list", "kim\n");
@@ -795,7 +795,7 @@ END_TEST
 /* Root may not keep a port below 1024; anybody else never had it. */
 START_TEST(root_on_a_low_port)
 {
-	struct diag diag = { 0, 0 };
+	struct diag diag = { .errors = 0 };
 	bool root = geteuid() == 0;
 
 	conf_free(load("listen_smtp 127.0.0.1:1023",
@@ -813,11 +813,12 @@ END_TEST
 /* While a server runs (SIGHUP), faults go to its log. */
 START_TEST(faults_into_the_log)
 {
-	struct diag diag = { 0, 0 };
+	struct diag diag = { .errors = 0 };
 	const char *file = test_write("mailserv.conf", "x");
 	struct conf running = { .refs = 1 };
 
 	srv.conf = &running;
+	srv.serving = true;
 	log_level = 0;
 	test_capture(STDERR_FILENO);
 	conf_free(conf_load(file, &diag));
@@ -840,7 +841,7 @@ START_TEST(same_outside)
 		"listen_smtp 127.0.0.1:2525 127.0.0.1:2526",
 		"listen_pop3 127.0.0.1:2525", "listen_dns 127.0.0.1:5353",
 		"data_dir elsewhere", "run_as nobody" };
-	struct diag diag = { 0, 0 };
+	struct diag diag = { .errors = 0 };
 	struct conf *one = load(base, "", &diag);
 
 	for (size_t i = 0; i < NELEM(inside) + NELEM(outside); i++) {

@@ -262,7 +262,7 @@ print_message(void)
 static void
 load(size_t i, const char *origin, const char *name)
 {
-	struct diag diag = { 0, 0 };
+	struct diag diag = { .errors = 0 };
 	char path[256];
 
 	snprintf(path, sizeof(path), "tests/zones/%s", name);
@@ -712,7 +712,7 @@ static void
 load_large(unsigned n)
 {
 	FILE *f = fopen(test_path("large"), "w");
-	struct diag diag = { 0, 0 };
+	struct diag diag = { .errors = 0 };
 
 	fputs("@ 60 SOA ns.x. host 1 2 3 4 5\n NS ns.x.\n", f);
 	for (unsigned i = 0; i < n; i++)

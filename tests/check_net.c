@@ -668,7 +668,7 @@ END_TEST
 
 START_TEST(log_can_be_silent)
 {
-	struct diag diag = { 0, 0 };
+	struct diag diag = { .errors = 0 };
 	struct conn c = { .kind = KIND_SMTP };
 
 	log_level = -1;
@@ -687,7 +687,7 @@ END_TEST
 /* FILE:LINE: what is wrong; bare before the server runs, then in the log. */
 START_TEST(complaints)
 {
-	struct diag diag = { 0, 0 };
+	struct diag diag = { .errors = 0 };
 	struct spot at = { "mail.conf", 7 };
 
 	log_level = 0;
@@ -697,7 +697,7 @@ START_TEST(complaints)
 	complain_mildly(&diag, at, "odd");
 	ck_assert_str_eq(test_captured(), "mail.conf:7: no such thing\n"
 					  "mail.conf:7: warning: odd\n");
-	srv.conf = &conf;
+	srv.serving = true;
 	srv.wall = SOME_TIME;
 	test_capture(STDERR_FILENO);
 	complain(&diag, at, "no such %s", "thi\nng");

@@ -728,13 +728,13 @@ START_TEST(states_rfc1939_3)
 	for (size_t i = 0; i < NELEM(inside); i++) {
 		send_all(fd, inside[i], strlen(inside[i]));
 		PLAY(fd, "R: \r\n",
-		    "S: -ERR not in the state AUTHORIZATION (RFC 1939 3)");
+		    "S: -ERR not now: this is the state AUTHORIZATION (RFC 1939 3)");
 	}
 	PLAY(fd, "C: PASS x", "S: -ERR USER comes", "C: USER", "S: -ERR wanted",
 	    "C: APOP a b", "S: -ERR no such", "C: AUTH PLAIN", "S: -ERR no",
 	    "C: USER bob", "S: +OK", "C: USER alice", "S: +OK",
-	    "C: PASS a b c", "S: +OK", "C: USER bob", "S: -ERR not in",
-	    "C: PASS a b c", "S: -ERR not in", "C: DELE 1", "S: +OK",
+	    "C: PASS a b c", "S: +OK", "C: USER bob", "S: -ERR not now",
+	    "C: PASS a b c", "S: -ERR not now", "C: DELE 1", "S: +OK",
 	    "C: DELE 1", "S: -ERR it is marked", "C: RETR 1", "S: -ERR",
 	    "C: TOP 1 1", "S: -ERR", "C: LIST 1", "S: -ERR", "C: UIDL 1",
 	    "S: -ERR", "C: STAT", "S= +OK 1 3", "C: LIST", "S: +OK", "S= 2 3",

@@ -11,6 +11,7 @@
  */
 #include "testlib.h"
 #include <dirent.h>
+#include <errno.h>
 
 struct server srv;
 int log_level = -1;
@@ -432,7 +433,8 @@ START_TEST(report_of_two)
 	ck_assert_int_eq(strncmp(text, "Return-Path: <>\n", 16), 0);
 	ck_assert_ptr_nonnull(strstr(text, "To: <alice@mail.test>\n"));
 	ck_assert_ptr_nonnull(strstr(text, "Auto-Submitted: auto-replied\n"));
-	ck_assert_ptr_nonnull(strstr(text, "report-type=delivery-status"));
+	ck_assert_ptr_nonnull(strstr(text, "report-type=delivery-status;\n"
+	    "\tboundary=\""));
 	ck_assert_ptr_nonnull(strstr(text, "Reporting-MTA: dns; mail.test\n"));
 	ck_assert_ptr_nonnull(strstr(text, "Final-Recipient: rfc822; "
 	    "x@far.test\nAction: failed\nStatus: 5.1.1\nRemote-MTA: dns; "
@@ -507,11 +509,41 @@ START_TEST(report_that_cannot_be_stored)
 	srv.spool.tmp = tmp;
 	ck_assert_uint_eq(srv.queue.n_messages, 1);
 	ck_assert_int_eq(count_files("queue", ".env"), 1);
-	ck_assert_ptr_nonnull(ready(only())); /* the host waits: at once */
+	ck_assert_ptr_null(ready(only())); /* it waits for its time */
+	turn();
+	ck_assert_int_eq(queue_due(), srv.now + MINUTE);
+	pass();
+	ck_assert_ptr_nonnull(ready(only()));
 	say(only()->job, RCPT_FAILED, "550 no");
 	sent(only());
 	ck_assert_int_eq(count_files("mail/alice/new", ""), 1);
 	ck_assert_uint_eq(srv.queue.n_messages, 0);
+}
+END_TEST
+
+/* And if the disk never takes it, in five days, it is the operator's. */
+START_TEST(report_that_can_never_be_stored)
+{
+	FILE *f;
+
+	receive("alice@mail.test", "x@far.test");
+	ck_assert_int_eq(mkdir("mailserv-data/mail", 0700) == 0 ||
+		errno == EEXIST, 1);
+	f = fopen("mailserv-data/mail/alice", "w"); /* no folder */
+	ck_assert_ptr_nonnull(f);
+	fclose(f);
+	turn();
+	say(ready(only()), RCPT_FAILED, "550 no");
+	sent(only());
+	ck_assert_uint_eq(srv.queue.n_messages, 1);
+	ck_assert_ptr_null(ready(only()));
+	turn();
+	srv.now = srv.frozen += 5 * DAY * MINUTE;
+	turn();
+	say(ready(only()), RCPT_FAILED, "550 no");
+	sent(only());
+	ck_assert_uint_eq(srv.queue.n_messages, 0);
+	ck_assert_int_eq(count_files("queue/failed", ".env"), 1);
 }
 END_TEST
 
@@ -768,6 +800,7 @@ main(void)
 	tcase_add_test(tc, null_sender_goes_to_failed);
 	tcase_add_test(tc, unknown_sender_goes_to_failed);
 	tcase_add_test(tc, report_that_cannot_be_stored);
+	tcase_add_test(tc, report_that_can_never_be_stored);
 	tcase_add_test(tc, impossible_destination);
 	tcase_add_test(tc, restart);
 	tcase_add_test(tc, done_survives_a_restart);

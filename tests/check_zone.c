@@ -13,7 +13,7 @@ static struct diag diag;
 static struct zone *
 load(const char *text)
 {
-	diag = (struct diag){ 0, 0 };
+	diag = (struct diag){ .errors = 0 };
 	struct zone *z = master_load("example", test_write("z", text), &diag);
 
 	ck_assert_ptr_nonnull(z);
@@ -25,7 +25,7 @@ load_file(const char *origin, const char *name)
 {
 	char path[256];
 
-	diag = (struct diag){ 0, 0 };
+	diag = (struct diag){ .errors = 0 };
 	snprintf(path, sizeof(path), "tests/zones/%s", name);
 	struct zone *z = master_load(origin, path, &diag);
 
@@ -419,7 +419,7 @@ START_TEST(fault_with_nul)
 	static const char text[] = TOP "a A 1.2.3.4\0\nb A x\n";
 	FILE *f = fopen(test_path("z"), "w");
 
-	diag = (struct diag){ 0, 0 };
+	diag = (struct diag){ .errors = 0 };
 	fwrite(text, 1, sizeof(text) - 1, f);
 	fclose(f);
 	zone_free(master_load("example", test_path("z"), &diag));
@@ -432,11 +432,11 @@ START_TEST(files_that_cannot_be_read)
 	static const char *const path[] = { "/nowhere", "/", "/dev/null" };
 
 	for (size_t i = 0; i < NELEM(path); i++) {
-		diag = (struct diag){ 0, 0 };
+		diag = (struct diag){ .errors = 0 };
 		zone_free(master_load("example", path[i], &diag));
 		ck_assert_uint_gt(diag.errors, 0);
 	}
-	diag = (struct diag){ 0, 0 };
+	diag = (struct diag){ .errors = 0 };
 	zone_free(master_load("a..b", test_write("z", TOP), &diag));
 	ck_assert_uint_gt(diag.errors, 0);
 }
@@ -705,7 +705,7 @@ START_TEST(set_of_4096_records)
 	for (int i = 0; i < 4097; i++)
 		fprintf(f, "a A 10.0.%d.%d\n", i / 256, i % 256);
 	fclose(f);
-	diag = (struct diag){ 0, 0 };
+	diag = (struct diag){ .errors = 0 };
 	struct zone *z = master_load("example", test_path("z"), &diag);
 
 	ck_assert_uint_eq(diag.errors, 1);
@@ -724,7 +724,7 @@ START_TEST(load_100000_records)
 		fprintf(f, "host%d A 10.%d.%d.%d\n\tMX 10 ns\n", i, i >> 16,
 		    i >> 8 & 255, i & 255);
 	fclose(f);
-	diag = (struct diag){ 0, 0 };
+	diag = (struct diag){ .errors = 0 };
 	getrusage(RUSAGE_SELF, &before);
 	struct zone *z = master_load("example", test_path("z"), &diag);
 

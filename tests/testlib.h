@@ -122,7 +122,7 @@ test_captured(void)
 static inline struct conf *
 test_conf(const char *text)
 {
-	struct diag diag = { 0, 0 };
+	struct diag diag = { .errors = 0 };
 
 	test_write("users", "alice:{PLAIN}alice\nbob:{PLAIN}bob\n"
 			    "carol:{PLAIN}carol\n");
