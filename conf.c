@@ -161,16 +161,26 @@ parse_number(const char *text, msec low, msec high, msec *out)
 	    *out <= high;
 }
 
+/* The number that a directive takes, or what is wrong with it. */
+static bool
+take_number(struct reader *rd, const struct directive *dir, const char *text,
+    msec *out)
+{
+	bool good = parse_number(text, dir->low, dir->high, out);
+
+	if (!good)
+		WRONG(rd, "%s: a number from %lld to %lld, not %s", dir->name,
+		    (long long)dir->low, (long long)dir->high, text);
+	return good;
+}
+
 static void
 read_number(struct reader *rd, const struct directive *dir, char **value)
 {
 	unsigned *number = field(rd, dir);
 	msec parsed;
 
-	if (!parse_number(value[0], dir->low, dir->high, &parsed))
-		WRONG(rd, "%s: a number from %lld to %lld, not %s", dir->name,
-		    (long long)dir->low, (long long)dir->high, value[0]);
-	else
+	if (take_number(rd, dir, value[0], &parsed))
 		*number = (unsigned)parsed;
 }
 
@@ -180,10 +190,7 @@ read_count(struct reader *rd, const struct directive *dir, char **value)
 	size_t *count = field(rd, dir);
 	msec parsed;
 
-	if (!parse_number(value[0], dir->low, dir->high, &parsed))
-		WRONG(rd, "%s: a number from %lld to %lld, not %s", dir->name,
-		    (long long)dir->low, (long long)dir->high, value[0]);
-	else
+	if (take_number(rd, dir, value[0], &parsed))
 		*count = (size_t)parsed;
 }
 
@@ -370,7 +377,7 @@ read_relay_from(struct reader *rd, const struct directive *dir, char **value)
 static FILE *
 open_named(const struct reader *rd, const char *path)
 {
-	FILE *f = open_regular(path);
+	FILE *f = net_open_regular(path);
 
 	if (f == NULL)
 		WRONG(rd, "cannot read %s: %s", path, strerror(errno));

@@ -791,7 +791,7 @@ load_file(struct loader *ld, const char *path)
 	struct spot spot = ld->spot;
 	char *text = NULL;
 	size_t cap = 0;
-	FILE *f = open_regular(path);
+	FILE *f = net_open_regular(path);
 	ssize_t len = f != NULL ? getdelim(&text, &cap, '\0', f) : -1;
 
 	if (files->n >= FILES_MAX)

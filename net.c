@@ -1039,7 +1039,7 @@ net_fault(const struct conf *conf, enum kind kind, const char *verb)
 }
 
 FILE *
-open_regular(const char *path)
+net_open_regular(const char *path)
 {
 	struct stat st = { 0 };
 	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);

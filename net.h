@@ -271,7 +271,7 @@ net_fault(const struct conf *conf, enum kind kind, const char *verb);
 uint64_t random_u64(void);
 /* Open a regular file for reading; NULL: errno.  Nothing else, because a
  * device has no end and a FIFO no beginning. */
-FILE *open_regular(const char *path);
+FILE *net_open_regular(const char *path);
 /* Decimal digits at *text, which moves behind them; false: none, or a leading
  * zero, or a sign.  What is too large becomes UINT64_MAX, not the remainder:
  * RETR 4294967297 must never mean message 1. */
