@@ -985,6 +985,8 @@ smtp_session(struct smtp *s)
 {
 	struct conn *conn = &s->c;
 	enum io got = IO_AGAIN;
+	unsigned long commands = s->commands;
+	msec deadline = srv.now + s->conf->timeout_smtp;
 
 	if ((conn->revents & ~POLLOUT) && !conn->deaf && !conn->doomed)
 		got = net_read(conn);
@@ -992,14 +994,18 @@ smtp_session(struct smtp *s)
 		net_drop(conn);
 		return;
 	}
-	if (got == IO_OK)
-		conn->deadline = srv.now + s->conf->timeout_smtp;
+	if (got == IO_OK && s->state == SMTP_DATA)
+		conn->deadline = deadline;
 	/* Content that fills the buffer streams: it gets a larger one, or, if
 	 * there is no memory, takes more turns. */
 	if (s->state == SMTP_DATA && buf_room(&conn->in) == 0)
 		(void)buf_size(&conn->in, LARGE_BUF);
 	s->ended |= got == IO_EOF;
 	smtp_run(s);
+	/* The wait is for a whole command (RFC 5321 4.5.3.2): one octet now and
+	 * then must not hold a connection for days. */
+	if (s->commands != commands && s->state != SMTP_BYE)
+		conn->deadline = deadline;
 	if (conn->deadline <= srv.now)
 		smtp_dismiss(s, SAY_LATE);
 }
