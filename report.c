@@ -15,6 +15,7 @@
  *	Say so when mail is only late.  Exercise: the same three parts, with
  *	Action: delayed, once, after warn_after (RFC 3464 2.3.3).
  */
+#include <errno.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -119,6 +120,9 @@ put_original(struct msg *m, const struct queued *q)
 	    pread(fd, text, HEADER_MAX, (off_t)q->head) :
 	    -1;
 
+	/* What cannot be read now may be later: the report waits for it. */
+	if (len < 0 && errno != ENOENT)
+		m->error = errno;
 	put(m, "--%s\nContent-Type: text/rfc822-headers\n\n", m->id);
 	if (len > 0) {
 		text[len] = '\0';
