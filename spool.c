@@ -897,9 +897,13 @@ read_halves(int at, struct names *halves)
 	DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
 	bool ok = dir != NULL;
 
-	for (struct dirent *entry; ok && (entry = readdir(dir)) != NULL;)
+	/* readdir() tells the end from an error by errno alone; half a list
+	 * would make good messages look like halves. */
+	for (struct dirent *entry;
+	     ok && (errno = 0, entry = readdir(dir)) != NULL;)
 		if (half_of(entry->d_name) != 0)
 			ok = names_push(halves, entry->d_name);
+	ok = ok && errno == 0;
 	if (dir != NULL)
 		closedir(dir);
 	else if (fd >= 0)
