@@ -50,7 +50,8 @@ $(BUILD)/mailserv_main.o: mailserv.c mailserv.h dns.h net.h | $(BUILD)
 	$(CC) $(OURS) -Dmain=mailserv_main -Wno-missing-prototypes \
 	    $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
 
-$(BUILD)/dialogue $(BUILD)/freeport: $(BUILD)/%: tests/%.c | $(BUILD)
+$(BUILD)/dialogue $(BUILD)/freeport $(BUILD)/torture: $(BUILD)/%: tests/%.c \
+    tests/scene.h tests/traced.h | $(BUILD)
 	$(CC) $(OURS) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $<
 
 $(BUILD)/check_%: tests/check_%.c $(TEST_OBJ) $(wildcard tests/*.h) \
@@ -84,6 +85,18 @@ test-sanitized:
 test-stress:
 	$(MAKE) BUILD=build-stress CPPFLAGS=-DSTRESS=1 test
 
+# The promise, tried: killed at each system call, failed at each that a disk
+# answers, looked at from beside.  TORTURE=N takes every Nth only.
+TORTURE := 1
+
+torture: $(TEST_SERVER) $(BUILD)/torture
+	$(BUILD)/torture $(TEST_SERVER) crash $(TORTURE)
+	$(BUILD)/torture $(TEST_SERVER) fault $(TORTURE)
+	$(BUILD)/torture $(TEST_SERVER) beside $(TORTURE)
+
+torture-short:
+	$(MAKE) TORTURE=5 torture
+
 # ---- other checks -----------------------------------------------------------
 
 numbers:
@@ -105,5 +118,5 @@ cppcheck:
 clean:
 	rm -rf build build-* mailserv
 
-.PHONY: fast demo test test-sanitized test-stress numbers tidy cppcheck \
-	format-check clean
+.PHONY: fast demo test test-sanitized test-stress torture torture-short \
+	numbers tidy cppcheck format-check clean
