@@ -31,8 +31,8 @@ $(BUILD):
 	mkdir -p $@
 
 fast:
-	$(MAKE) OPT=-O2 BUILD=build-fast SERVER=build-fast/mailserv
-	cp build-fast/mailserv mailserv
+	$(MAKE) OPT=-O2 BUILD=build-fast SERVER=build-fast/fast
+	cp build-fast/fast mailserv
 
 demo: $(SERVER) $(BUILD)/dialogue $(BUILD)/freeport
 	BUILD=$(BUILD) SERVER=$(SERVER) lab/story/demo
