@@ -4,6 +4,7 @@
 #	make fast        the same, optimized: for a server under load
 #	make demo        the story of MX 10 and MX 20, played on this machine
 #	make test        all tests (needs Check)
+#	make load        how it fares with 10,000 clients; load-short: in a minute
 #	make numbers     the figures of readability, and their limits
 #
 # Your CC, CPPFLAGS, CFLAGS, LDFLAGS and LDLIBS are added to ours.  BUILD is
@@ -16,6 +17,7 @@ OPT := -Og
 OURS = -std=c11 -D_GNU_SOURCE $(OPT) -g3 -fno-omit-frame-pointer $(WARN)
 BUILD := build
 SERVER := mailserv
+FAST := build-fast/mailserv-fast
 
 SRC := mailserv.c conf.c smtp.c path.c queue.c report.c spool.c route.c relay.c \
 	maildrop.c pop3.c dns.c resolver.c zone.c master.c net.c
@@ -31,8 +33,8 @@ $(BUILD):
 	mkdir -p $@
 
 fast:
-	$(MAKE) OPT=-O2 BUILD=build-fast SERVER=build-fast/fast
-	cp build-fast/fast mailserv
+	$(MAKE) OPT=-O2 BUILD=build-fast SERVER=$(FAST)
+	cp $(FAST) mailserv
 
 demo: $(SERVER) $(BUILD)/dialogue $(BUILD)/freeport
 	BUILD=$(BUILD) SERVER=$(SERVER) lab/story/demo
@@ -50,8 +52,8 @@ $(BUILD)/mailserv_main.o: mailserv.c mailserv.h dns.h net.h | $(BUILD)
 	$(CC) $(OURS) -Dmain=mailserv_main -Wno-missing-prototypes \
 	    $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
 
-$(BUILD)/dialogue $(BUILD)/freeport $(BUILD)/torture: $(BUILD)/%: tests/%.c \
-    tests/scene.h tests/traced.h | $(BUILD)
+$(BUILD)/dialogue $(BUILD)/freeport $(BUILD)/torture $(BUILD)/load: \
+    $(BUILD)/%: tests/%.c tests/scene.h tests/traced.h | $(BUILD)
 	$(CC) $(OURS) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $<
 
 $(BUILD)/check_%: tests/check_%.c $(TEST_OBJ) $(wildcard tests/*.h) \
@@ -97,6 +99,16 @@ torture: $(TEST_SERVER) $(BUILD)/torture
 torture-short:
 	$(MAKE) TORTURE=5 torture
 
+# Figures of the optimized server, and limits for them.
+load: fast-load
+	build-fast/load $(FAST)
+
+load-short: fast-load
+	build-fast/load -s $(FAST)
+
+fast-load:
+	$(MAKE) OPT=-O2 BUILD=build-fast SERVER=$(FAST) $(FAST) build-fast/load
+
 # ---- other checks -----------------------------------------------------------
 
 numbers:
@@ -119,4 +131,4 @@ clean:
 	rm -rf build build-* mailserv
 
 .PHONY: fast demo test test-sanitized test-stress torture torture-short \
-	numbers tidy cppcheck format-check clean
+	load load-short fast-load numbers tidy cppcheck format-check clean
