@@ -829,8 +829,7 @@ check_domains(struct reader *rd)
 	blame(rd, "domain");
 	if (conf->domains.n > 0 && !conf->users_given)
 		WRONG(rd,
-		    "domain %s has no mailboxes: give users, or domain"
-		    " none",
+		    "domain %s has no mailboxes: give users, or domain none",
 		    conf->domains.v[0]);
 	blame(rd, "relay_domain");
 	for (size_t i = 0; i < conf->n_relay_domains; i++)
@@ -948,8 +947,7 @@ check_listeners(struct reader *rd)
 		blame(rd, low);
 	if (low != NULL && conf->run_as == NULL && geteuid() == 0)
 		WRONG(rd,
-		    "root on a port below 1024: run_as must say who to"
-		    " become");
+		    "root on a port below 1024: run_as must say who to become");
 	blame(rd, "run_as");
 	if (conf->run_as != NULL && getpwnam(conf->run_as) == NULL)
 		WRONG(rd, "run_as: no such user: %s", conf->run_as);

@@ -135,8 +135,7 @@ open_everything(void)
 		pw = getpwnam(srv.conf->run_as);
 	else if (geteuid() == 0)
 		log_event(PART_MAIN, "-",
-		    "warning: running as root: see"
-		    " run_as");
+		    "warning: running as root: see run_as");
 	int status = pw != NULL ? open_spool_as(pw) : spool_start(srv.conf);
 
 	if (status == 0)
@@ -168,8 +167,7 @@ raise_limit(void)
 		return;
 	conf->max_clients = few;
 	log_event(PART_MAIN, "-",
-	    "warning: max_clients is %zu, for there are"
-	    " no more descriptors",
+	    "warning: max_clients is %zu, for there are no more descriptors",
 	    conf->max_clients);
 }
 
@@ -262,8 +260,7 @@ conf_reload(void)
 
 	if (diag.errors > 0) {
 		log_event(PART_MAIN, "-",
-		    "configuration kept: errors=%u in the"
-		    " new one",
+		    "configuration kept: errors=%u in the new one",
 		    diag.errors);
 		conf_free(new);
 		return;
@@ -391,8 +388,7 @@ hash_password(void)
 		printf("{CRYPT}%s\n", hash);
 	else
 		fprintf(stderr,
-		    "mailserv: crypt(3) does not take it: is it"
-		    " too long?\n");
+		    "mailserv: crypt(3) does not take it: is it too long?\n");
 	explicit_bzero(line, cap);
 	free(line);
 	return good ? 0 : EX_DATAERR;

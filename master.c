@@ -277,8 +277,7 @@ take_string(struct loader *ld)
 			return wrong(ld, ld->word, zone_bad_escape);
 		if (len == STRING_OCTETS)
 			return wrong(ld, ld->word,
-			    "a string of over 255"
-			    " octets: part it in several");
+			    "a string of over 255 octets: part it in several");
 		octets[++len] = (unsigned char)octet;
 	}
 	octets[0] = (unsigned char)len;
@@ -388,8 +387,7 @@ take_hex(struct loader *ld)
 
 		if (high == NULL || low == NULL || text[1] == '\0')
 			return wrong(ld, ld->word,
-			    "not pairs of hexadecimal"
-			    " digits");
+			    "not pairs of hexadecimal digits");
 		unsigned char octet = (unsigned char)((high - digits) % 16 *
 			16 +
 		    (low - digits) % 16);
@@ -411,8 +409,7 @@ take_generic(struct loader *ld, const struct rr_kind *kind)
 
 	if (!number_parse(&text, &len) || *text != '\0' || len > RDATA_MAX)
 		return wrong(ld, ld->word,
-		    "after \\# comes a length up to"
-		    " 65535");
+		    "after \\# comes a length up to 65535");
 	while (next_word(ld))
 		if (!take_hex(ld))
 			return false;
@@ -433,8 +430,7 @@ take_rdata(struct loader *ld)
 		return take_generic(ld, kind);
 	if (kind == NULL)
 		return wrong(ld, ld->word,
-		    "data of an unknown type begins"
-		    " with \\# (RFC 3597 5)");
+		    "data of an unknown type begins with \\# (RFC 3597 5)");
 	for (const char *field = kind->shape; *field != '\0'; field++) {
 		if (ld->src->ended)
 			return wrong(ld, kind->name,
@@ -488,8 +484,7 @@ take_type(struct loader *ld)
 			ld->type = type_parse(ld->word);
 			return ld->type != 0 ||
 			    wrong(ld, ld->word,
-				"neither a type known here nor"
-				" the class IN");
+				"neither a type known here nor the class IN");
 		}
 	}
 	return wrong(ld, "the record", "its type is missing");
@@ -560,8 +555,7 @@ may_stand(struct loader *ld, const struct node *node, const char *owner)
 	}
 	if (node->sets != NULL && (is_alias || node->sets->type == RR_CNAME))
 		return wrong(ld, owner,
-		    "a CNAME stands alone at its name"
-		    " (RFC 1034 3.6.2)");
+		    "a CNAME stands alone at its name (RFC 1034 3.6.2)");
 	return true;
 }
 
@@ -642,15 +636,12 @@ add_record(struct loader *ld)
 
 	if (set != NULL && has_record(ld, set)) {
 		complain_mildly(ld->diag, ld->spot,
-		    "%s: this record was"
-		    " there already",
-		    owner);
+		    "%s: this record was there already", owner);
 		return;
 	}
 	if (set != NULL && set->n >= RRSET_MAX)
 		wrong(ld, owner,
-		    "more records of one type than a message"
-		    " holds");
+		    "more records of one type than a message holds");
 	else if (set == NULL || !set_append(ld, set))
 		ld->no_memory = true;
 	else if (ld->type == RR_SOA)

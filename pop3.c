@@ -726,8 +726,7 @@ do_quit(struct pop3 *s)
 		if (!remove_some(s))
 			return SAY_WAIT;
 		log_conn(&s->c,
-		    "logout user=%s retrieved=%zu removed=%zu "
-		    "left=%zu",
+		    "logout user=%s retrieved=%zu removed=%zu left=%zu",
 		    s->user->name, s->retrieved, s->removed,
 		    s->drop.files.n - s->removed);
 	}

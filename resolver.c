@@ -126,9 +126,8 @@ trace_message(const struct conn *c, char way, const unsigned char *data,
 
 	if (flags & QR)
 		snprintf(line, sizeof(line),
-		    "answer %s %s rcode=%u%s%s"
-		    " records=%u,%u,%u",
-		    name, type, flags & 15, flags & AA ? " aa" : "",
+		    "answer %s %s rcode=%u%s%s records=%u,%u,%u", name, type,
+		    flags & 15, flags & AA ? " aa" : "",
 		    flags & TC ? " tc" : "", counts[1], counts[2], counts[3]);
 	else
 		snprintf(line, sizeof(line), "query %s %s", name, type);
