@@ -129,11 +129,15 @@ open_spool_as(const struct passwd *pw)
 static int
 open_everything(void)
 {
-	const struct passwd *pw = NULL;
+	const char *user = geteuid() == 0 ? srv.conf->run_as : NULL;
+	const struct passwd *pw = user != NULL ? getpwnam(user) : NULL;
 
-	if (geteuid() == 0 && srv.conf->run_as != NULL)
-		pw = getpwnam(srv.conf->run_as);
-	else if (geteuid() == 0)
+	if (user != NULL && pw == NULL) { /* checked, but it may fail now */
+		log_event(PART_MAIN, "-", "run_as %s: %s", user,
+		    strerror(errno));
+		return EX_OSERR;
+	}
+	if (geteuid() == 0 && user == NULL)
 		log_event(PART_MAIN, "-",
 		    "warning: running as root: see run_as");
 	int status = pw != NULL ? open_spool_as(pw) : spool_start(srv.conf);
