@@ -575,5 +575,5 @@ main(int argc, char **argv)
 	int status = mode == 'H' ? hash_password() :
 				   with_conf(file, mode, argv + optind);
 
-	return fflush(stdout) == 0 ? status : EX_IOERR;
+	return fflush(stdout) == 0 && !ferror(stdout) ? status : EX_IOERR;
 }

@@ -994,7 +994,7 @@ write_hosts(void)
 				fprintf(f, "%s %u %lld %s\n", d->domain,
 				    d->fails, (long long)d->retry,
 				    d->reason != NULL ? d->reason : "");
-	bool ok = fflush(f) == 0;
+	bool ok = fflush(f) == 0 && !ferror(f);
 
 	if (fclose(f) == 0 && ok)
 		renameat(srv.spool.dir, ".hosts.new", srv.spool.dir, ".hosts");

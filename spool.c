@@ -359,7 +359,8 @@ write_envelope(struct msg *m)
 	put_envelope(m->env, &e);
 	for (size_t i = 0; i < m->remotes.n; i++)
 		fprintf(m->env, "to %s\n", m->remotes.v[i]);
-	if (fflush(m->env) != 0)
+	/* What an earlier write lost, the last one does not tell of. */
+	if (fflush(m->env) != 0 || ferror(m->env))
 		m->error = errno;
 }
 

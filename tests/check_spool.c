@@ -9,6 +9,7 @@
  */
 #include <dirent.h>
 #include <errno.h>
+#include <stdarg.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -80,6 +81,27 @@ unlinkat(int at, const char *name, int flags)
 {
 	write_down(removed, letter_of(name));
 	return (int)syscall(SYS_unlinkat, at, name, flags);
+}
+
+static bool for_a_moment; /* a limit on files is lifted by what it stops */
+
+/* In such a moment there is room again before the last line comes. */
+int
+fprintf(FILE *f, const char *fmt, ...)
+{
+	struct rlimit limit;
+	va_list ap;
+
+	va_start(ap, fmt);
+	int n = vfprintf(f, fmt, ap);
+
+	va_end(ap);
+	if (for_a_moment && ferror(f) &&
+	    getrlimit(RLIMIT_FSIZE, &limit) == 0) {
+		limit.rlim_cur = limit.rlim_max;
+		setrlimit(RLIMIT_FSIZE, &limit);
+	}
+	return n;
 }
 
 /* Forget what was called; let the n-th call from now on fail (0: none). */
@@ -714,6 +736,42 @@ START_TEST(refused_by_the_disk)
 	ck_assert_int_eq(m->error, EFBIG);
 	spool_drop(m);
 	ck_assert_uint_eq(in_tmp() + in_queue() + in_mailbox("alice"), 0);
+}
+END_TEST
+
+/* Let files grow to this size only. */
+static void
+limit_files(rlim_t size)
+{
+	struct rlimit limit;
+
+	signal(SIGXFSZ, SIG_IGN);
+	ck_assert_int_eq(getrlimit(RLIMIT_FSIZE, &limit), 0);
+	limit.rlim_cur = size;
+	ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
+}
+
+/* The disk is full for a moment, in the midst of an envelope: what was lost
+ * then is missing, although the last write succeeds. */
+START_TEST(full_for_a_moment)
+{
+	struct msg *m = spool_begin("a@far.test");
+	char address[40];
+
+	for (int i = 0; i < 1000; i++) {
+		snprintf(address, sizeof(address), "user%d@far.test", i);
+		spool_rcpt(conf, m, address);
+	}
+	spool_open(m);
+	limit_files(6000);
+	for_a_moment = true;
+	enum msg_state state = commit(m);
+
+	for_a_moment = false;
+	ck_assert_int_eq(state, MSG_REFUSED);
+	ck_assert_int_eq(m->error, EFBIG);
+	spool_drop(m);
+	ck_assert_uint_eq(in_tmp() + in_queue(), 0);
 }
 END_TEST
 
@@ -1416,6 +1474,7 @@ static const struct {
 	{ "commit", &sync_that_failed_is_not_believed, 0 },
 	{ "commit", &refused_alone, 0 },
 	{ "commit", &refused_by_the_disk, 0 },
+	{ "commit", &full_for_a_moment, 0 },
 	{ "commit", &refused_without_folders, 0 },
 	{ "envelopes", &envelope_read, 0 },
 	{ "envelopes", &envelope_torn, (int)NELEM(torn) },
