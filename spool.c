@@ -545,6 +545,9 @@ spool_fail(const struct envelope *e)
 
 	file_name(env, e->id, ".env");
 	file_name(msg, e->id, ".msg");
+	if (linkat(spool->dir, msg, spool->failed, msg, 0) < 0 &&
+	    errno != EEXIST)
+		return false;
 	int fd = openat(spool->failed, env,
 	    O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
 	FILE *f = fd >= 0 ? fdopen(fd, "a") : NULL;
@@ -554,13 +557,17 @@ spool_fail(const struct envelope *e)
 			close(fd);
 		return false;
 	}
-	put_envelope(f, e); /* a second time adds recipients */
-	bool ok = fflush(f) == 0 && fsync(fd) == 0;
+	off_t end = lseek(fd, 0, SEEK_END);
 
-	ok = fclose(f) == 0 && ok;
-	if (linkat(spool->dir, msg, spool->failed, msg, 0) < 0)
-		ok = ok && errno == EEXIST;
-	return ok && fsync(spool->failed) == 0;
+	put_envelope(f, e); /* a second time adds recipients */
+	bool ok = fflush(f) == 0 && !ferror(f) && fsync(fd) == 0 &&
+	    fsync(spool->failed) == 0;
+
+	/* Or the next time would add the same ones, to a torn line. */
+	if (!ok && ftruncate(fd, end) < 0)
+		log_event(PART_QUEUE, e->id, "a line is torn: %s",
+		    strerror(errno));
+	return fclose(f) == 0 && ok;
 }
 
 /* ---- the commit: M2, M3 -------------------------------------------------- */

@@ -1061,7 +1061,7 @@ START_TEST(fail_twice)
 	e.n = 1;
 	disk(0);
 	ck_assert(spool_fail(&e));
-	ck_assert_str_eq(calls, "FMF");
+	ck_assert_str_eq(calls, "MFF");
 	e.rcpts = all.rcpts + 1;
 	e.n = 2;
 	ck_assert(spool_fail(&e));
@@ -1081,6 +1081,31 @@ START_TEST(fail_twice)
 }
 END_TEST
 
+/* No room for all of the envelope: none of it stays, or what is written later
+ * would hang on to the torn line. */
+START_TEST(fail_torn)
+{
+	struct msg *m = message("x@far.test y@far.test", "x\n");
+	struct envelope e, again;
+
+	ck_assert_int_eq(commit(m), MSG_COMMITTED);
+	ck_assert(spool_read(srv.spool.dir, m->id, &e));
+	spool_drop(m);
+	limit_files(50);
+	bool moved = spool_fail(&e);
+
+	limit_files(RLIM_INFINITY);
+	ck_assert(!moved);
+	ck_assert_str_eq(spool_file("queue/failed", e.id, "env"), "");
+	ck_assert(spool_fail(&e));
+	ck_assert(spool_read(srv.spool.failed, e.id, &again));
+	ck_assert_uint_eq(again.n, 2);
+	ck_assert_str_eq(again.rcpts[0].address, "x@far.test");
+	spool_forget(&again);
+	spool_forget(&e);
+}
+END_TEST
+
 /* While any step of it fails, the queue must keep the message. */
 START_TEST(fail_fails)
 {
@@ -1095,6 +1120,7 @@ START_TEST(fail_fails)
 		ck_assert(!spool_fail(&e));
 	}
 	disk(0);
+	ck_assert_str_eq(spool_file("queue/failed", e.id, "env"), "");
 	char path[128];
 
 	snprintf(path, sizeof(path), "mailserv-data/queue/failed/%s.env",
@@ -1485,6 +1511,7 @@ static const struct {
 	{ "envelopes", &envelope_append_fails, 0 },
 	{ "envelopes", &content_and_removal, 0 },
 	{ "failed", &fail_twice, 0 },
+	{ "failed", &fail_torn, 0 },
 	{ "failed", &fail_fails, 0 },
 	{ "start", &modes, 0 },
 	{ "start", &lock_is_taken, 0 },
