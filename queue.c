@@ -429,9 +429,10 @@ load_one(const char *id)
 		srv.spool.last_id = strtoull(id, NULL, 16);
 	if (is_loaded(id))
 		return true;
+	errno = 0;
 	if (!spool_read(srv.spool.dir, id, &e)) {
 		log_event(PART_QUEUE, id, "left alone: no good envelope");
-		return true;
+		return errno != ENOMEM;
 	}
 	struct queued *q = queued_from(&e);
 

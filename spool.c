@@ -492,7 +492,7 @@ spool_read(int dir, const char *id, struct envelope *e)
 		ok = read_line(e, line);
 	}
 	free(line);
-	ok = ok && !ferror(f) && e->sender != NULL && e->n > 0;
+	ok = ok && feof(f) && e->sender != NULL && e->n > 0;
 	if (f != NULL)
 		fclose(f);
 	else if (fd >= 0)
