@@ -850,7 +850,8 @@ spool_start(const struct conf *conf)
 	spool->tmp = open_folder(spool->dir, "tmp");
 	if (spool->tmp >= 0)
 		spool->failed = open_folder(spool->dir, "failed");
-	if (spool->failed < 0)
+	/* Power loss must not take a folder away with what lies in it. */
+	if (spool->failed < 0 || syncfs(spool->dir) < 0)
 		return no_state(conf);
 	if (uname(&system) == 0) {
 		char *dot;

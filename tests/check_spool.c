@@ -1302,6 +1302,20 @@ START_TEST(state_cannot_be_had)
 }
 END_TEST
 
+/* The folders are made to last, before anything can lie in them. */
+START_TEST(folders_last)
+{
+	const char *said;
+
+	disk(0);
+	ck_assert_int_eq(other_start(test_path("fresh"), &said), 0);
+	ck_assert_str_eq(calls, "S");
+	disk(1);
+	ck_assert_int_eq(other_start(test_path("other"), &said), EX_CANTCREAT);
+	ck_assert_ptr_nonnull(strstr(said, "/other: Input/output error\n"));
+}
+END_TEST
+
 /* The ids that a scan finds, in text. */
 static const char *
 scanned(int at, bool repair)
@@ -1516,6 +1530,7 @@ static const struct {
 	{ "start", &modes, 0 },
 	{ "start", &lock_is_taken, 0 },
 	{ "start", &state_cannot_be_had, 0 },
+	{ "start", &folders_last, 0 },
 	{ "start", &scan_and_repair, 0 },
 	{ "tools", &list, 0 },
 	{ "tools", &list_of_nothing, 0 },
