@@ -242,9 +242,10 @@ spool_open(struct msg *m)
 	m->epoch = srv.spool.epoch;
 	m->fd = openat(srv.spool.tmp, file_name(name, m->id, ".msg"),
 	    O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-	if (m->fd < 0)
-		m->error = errno;
-	else if (!buf_size(&m->out, WRITE_BUF))
+	if (m->fd < 0) {
+		m->error = errno; /* ENOENT: who removes tmp, restarts us */
+		log_event(PART_QUEUE, m->id, "queue/tmp: %s", strerror(errno));
+	} else if (!buf_size(&m->out, WRITE_BUF))
 		m->error = ENOMEM;
 	int len = snprintf(line, sizeof(line), "Return-Path: <%s>\n",
 	    m->sender);

@@ -808,8 +808,13 @@ START_TEST(refused_without_folders)
 	ck_assert_uint_eq(in_mailbox("alice"), 0);
 	ck_assert_int_eq(rmdir(test_path(path)), 0);
 	ck_assert_int_eq(rmdir(test_path("mailserv-data/queue/tmp")), 0);
+	test_capture(2);
+	log_level = 0;
 	m = message("alice@here.test", "x\n");
+	log_level = -1;
 	ck_assert_int_eq(m->error, ENOENT);
+	ck_assert_ptr_nonnull(strstr(test_captured(),
+	    " queue/tmp: No such file or directory\n"));
 	ck_assert_int_eq(commit(m), MSG_REFUSED);
 	spool_drop(m);
 }
