@@ -1046,11 +1046,14 @@ net_open_regular(const char *path)
 
 	if (fd < 0)
 		return NULL;
-	if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode))
-		return fdopen(fd, "r");
-	close(fd);
-	errno = S_ISDIR(st.st_mode) ? EISDIR : EINVAL;
-	return NULL;
+	bool regular = fstat(fd, &st) == 0 && S_ISREG(st.st_mode);
+	FILE *f = regular ? fdopen(fd, "r") : NULL;
+
+	if (f == NULL)
+		close(fd);
+	if (!regular)
+		errno = S_ISDIR(st.st_mode) ? EISDIR : EINVAL;
+	return f;
 }
 
 bool

@@ -353,8 +353,10 @@ write_envelope(struct msg *m)
 	m->env = fd >= 0 ? fdopen(fd, "w") : NULL;
 	if (m->env == NULL) {
 		m->error = errno;
-		if (fd >= 0)
+		if (fd >= 0) { /* spool_drop() knows nothing of it */
 			close(fd);
+			unlinkat(srv.spool.tmp, name, 0);
+		}
 		return;
 	}
 	put_envelope(m->env, &e);
@@ -864,12 +866,23 @@ spool_start(const struct conf *conf)
 	return 0;
 }
 
+/* Open a folder for readdir(); NULL: errno. */
+static DIR *
+read_folder(int at, const char *name)
+{
+	int fd = openat(at, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+
+	if (dir == NULL && fd >= 0)
+		close(fd);
+	return dir;
+}
+
 /* queue/tmp held what was never answered 250. */
 static void
 empty_tmp(void)
 {
-	int fd = openat(srv.spool.dir, "tmp", O_RDONLY | O_DIRECTORY);
-	DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+	DIR *dir = read_folder(srv.spool.dir, "tmp");
 
 	for (struct dirent *entry; dir != NULL && (entry = readdir(dir));)
 		if (entry->d_name[0] != '.')
@@ -903,8 +916,7 @@ remove_half(const char *name)
 static bool
 read_halves(int at, struct names *halves)
 {
-	int fd = openat(at, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+	DIR *dir = read_folder(at, ".");
 	bool ok = dir != NULL;
 
 	/* readdir() tells the end from an error by errno alone; half a list
@@ -916,8 +928,6 @@ read_halves(int at, struct names *halves)
 	ok = ok && errno == 0;
 	if (dir != NULL)
 		closedir(dir);
-	else if (fd >= 0)
-		close(fd);
 	names_sort(halves);
 	return ok;
 }
