@@ -18,13 +18,13 @@
  *	the right FILE:LINE in every error.
  */
 #include <arpa/inet.h>
+#include <ctype.h>
 #include <errno.h>
 #include <libgen.h>
 #include <pwd.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <sysexits.h>
 #include <unistd.h>
 #include "mailserv.h"
 
@@ -61,40 +61,52 @@ field(const struct reader *rd, const struct directive *dir)
 	return (char *)rd->conf + dir->offset;
 }
 
-/* Make an array one longer; exits without memory, for nothing runs yet, and
- * after SIGHUP a half-read configuration would be worse than none. */
+/* Nothing more is read: after SIGHUP a half-read configuration would be worse
+ * than the old one.  Returns NULL. */
 static void *
-grow(void *array, size_t n, size_t size)
+no_memory(struct reader *rd)
 {
-	void *bigger = realloc(array, (n + 1) * size);
+	WRONG(rd, "out of memory");
+	rd->diag->no_memory = true;
+	return NULL;
+}
 
-	if (bigger == NULL) {
-		fprintf(stderr, "mailserv: out of memory\n");
-		exit(EX_OSERR);
-	}
-	memset((char *)bigger + n * size, 0, size);
-	return bigger;
+/* Make an array of *n elements one longer; list is the address of the pointer
+ * to it.  The new element, zeroed; NULL: no memory, and nothing has changed. */
+static void *
+append(struct reader *rd, void *list, size_t *n, size_t size)
+{
+	char *array;
+
+	memcpy(&array, list, sizeof(array)); /* whatever type it points to */
+	char *longer = realloc(array, (*n + 1) * size);
+
+	if (longer == NULL)
+		return no_memory(rd);
+	memcpy(list, &longer, sizeof(longer));
+	return memset(longer + (*n)++ * size, 0, size);
 }
 
 static char *
-copy_text(const char *text)
+copy_text(struct reader *rd, const char *text)
 {
-	size_t len = strlen(text) + 1;
+	char *copy = strdup(text);
 
-	return memcpy(grow(NULL, 0, len), text, len);
+	if (copy == NULL)
+		return no_memory(rd);
+	return copy;
 }
 
 /* A path of the configuration file, relative to it. */
 static char *
-copy_path(const struct reader *rd, const char *path)
+copy_path(struct reader *rd, const char *path)
 {
-	size_t len = strlen(rd->folder) + strlen(path) + 2;
-	char *whole = grow(NULL, 0, len);
+	char *whole;
 
 	if (path[0] == '/' || strcmp(rd->folder, ".") == 0)
-		snprintf(whole, len, "%s", path);
-	else
-		snprintf(whole, len, "%s/%s", rd->folder, path);
+		return copy_text(rd, path);
+	if (asprintf(&whole, "%s/%s", rd->folder, path) < 0)
+		return no_memory(rd);
 	return whole;
 }
 
@@ -210,7 +222,7 @@ read_text(struct reader *rd, const struct directive *dir, char **value)
 	char **text = field(rd, dir);
 
 	free(*text);
-	*text = copy_text(value[0]);
+	*text = copy_text(rd, value[0]);
 }
 
 static void
@@ -277,10 +289,13 @@ static const char *const listeners[] = { "listen_smtp", "listen_pop3",
 	"listen_dns" };
 
 static void
-add_address(const struct address_list *to, const union address *address)
+add_address(struct reader *rd, const struct address_list *to,
+    const union address *address)
 {
-	*to->list = grow(*to->list, *to->n, sizeof(union address));
-	(*to->list)[(*to->n)++] = *address;
+	union address *added = append(rd, to->list, to->n, sizeof(*added));
+
+	if (added != NULL)
+		*added = *address;
 }
 
 static void
@@ -293,7 +308,7 @@ read_addresses(struct reader *rd, const struct directive *dir, char **value)
 		return;
 	for (; *value != NULL; value++) {
 		if (address_parse(*value, to.port, &address))
-			add_address(&to, &address);
+			add_address(rd, &to, &address);
 		else
 			WRONG(rd,
 			    "%s: no address: %s (127.0.0.1:2525 or"
@@ -312,7 +327,7 @@ read_domains(struct reader *rd, const struct directive *dir, char **value)
 		if (!is_domain(*value))
 			WRONG(rd, "%s: no domain name: %s", dir->name, *value);
 		else if (!names_add(&rd->conf->domains, *value))
-			WRONG(rd, "out of memory");
+			no_memory(rd);
 }
 
 static void
@@ -363,12 +378,12 @@ read_relay_from(struct reader *rd, const struct directive *dir, char **value)
 	if (value[1] == NULL && strcmp(value[0], "none") == 0)
 		return;
 	for (; *value != NULL; value++) {
-		conf->relay_from = grow(conf->relay_from, conf->n_relay_from,
-		    sizeof(struct cidr));
-		if (!parse_cidr(*value, &conf->relay_from[conf->n_relay_from]))
+		struct cidr *added = append(rd, &conf->relay_from,
+		    &conf->n_relay_from, sizeof(*added));
+
+		if (added != NULL && !parse_cidr(*value, added))
 			WRONG(rd, "%s: no network: %s (192.0.2.0/24 would be)",
 			    dir->name, *value);
-		conf->n_relay_from++;
 	}
 }
 
@@ -377,22 +392,25 @@ read_relay_from(struct reader *rd, const struct directive *dir, char **value)
 static FILE *
 open_named(const struct reader *rd, const char *path)
 {
-	FILE *f = net_open_regular(path);
+	FILE *f = path != NULL ? net_open_regular(path) : NULL;
 
-	if (f == NULL)
+	if (path != NULL && f == NULL)
 		WRONG(rd, "cannot read %s: %s", path, strerror(errno));
 	return f;
 }
 
-/* The next line without its end; false at the end of the file. */
+/* The next line without its end; false at the end of the file, or, told,
+ * where it cannot be read: what follows would be missing. */
 static bool
-next_line(FILE *f, char **line, size_t *cap, unsigned *number)
+next_line(struct reader *rd, FILE *f, char **line, size_t *cap)
 {
 	ssize_t len = getline(line, cap, f);
 
+	if (len < 0 && !feof(f))
+		WRONG(rd, "cannot read on: %s", strerror(errno));
 	if (len < 0)
 		return false;
-	(*number)++;
+	rd->at.line++;
 	if (len > 0 && (*line)[len - 1] == '\n')
 		(*line)[--len] = '\0';
 	if (len > 0 && (*line)[len - 1] == '\r')
@@ -411,14 +429,15 @@ read_local_parts(struct reader *rd, struct relay_domain *rd_domain,
 	FILE *f = open_named(rd, path);
 	char *line = NULL;
 	size_t cap = 0;
-	unsigned number = 0;
+	struct reader inner = *rd;
 
+	inner.at = (struct spot){ path, 0 };
 	rd_domain->listed = true;
-	while (f != NULL && next_line(f, &line, &cap, &number)) {
+	while (f != NULL && next_line(&inner, f, &line, &cap)) {
 		line[strcspn(line, " \t")] = '\0';
 		if (line[0] != '\0' && line[0] != '#' &&
 		    !names_push(&rd_domain->local_parts, line))
-			WRONG(rd, "out of memory");
+			no_memory(rd);
 	}
 	names_sort(&rd_domain->local_parts);
 	free(line);
@@ -435,12 +454,12 @@ read_relay_domain(struct reader *rd, const struct directive *dir, char **value)
 		WRONG(rd, "%s: no domain name: %s", dir->name, value[0]);
 		return;
 	}
-	conf->relay_domains = grow(conf->relay_domains, conf->n_relay_domains,
-	    sizeof(struct relay_domain));
-	struct relay_domain *added =
-	    &conf->relay_domains[conf->n_relay_domains++];
+	struct relay_domain *added = append(rd, &conf->relay_domains,
+	    &conf->n_relay_domains, sizeof(*added));
 
-	added->name = copy_text(value[0]);
+	if (added == NULL)
+		return;
+	added->name = copy_text(rd, value[0]);
 	if (value[1] == NULL)
 		return;
 	char *path = copy_path(rd, value[1]);
@@ -454,13 +473,15 @@ read_zone(struct reader *rd, const struct directive *dir, char **value)
 {
 	struct conf *conf = rd->conf;
 	char *path = copy_path(rd, value[1]);
-	struct zone *zone = master_load(value[0], path, rd->diag);
+	struct zone **added = append(rd, &conf->zones, &conf->n_zones,
+	    sizeof(*added));
 
-	if (zone == NULL)
-		WRONG(rd, "%s %s: out of memory", dir->name, value[0]);
-	conf->zones = grow(conf->zones, conf->n_zones, sizeof(struct zone *));
-	if (zone != NULL)
-		conf->zones[conf->n_zones++] = zone;
+	(void)dir;
+	if (added != NULL && path != NULL) {
+		*added = master_load(value[0], path, rd->diag);
+		if (*added == NULL)
+			no_memory(rd);
+	}
 	free(path);
 }
 
@@ -470,11 +491,14 @@ read_alias(struct reader *rd, const struct directive *dir, char **value)
 	struct conf *conf = rd->conf;
 
 	(void)dir;
-	conf->aliases = grow(conf->aliases, conf->n_aliases,
-	    sizeof(struct alias));
-	conf->aliases[conf->n_aliases].line = rd->at.line;
-	conf->aliases[conf->n_aliases].name = copy_text(value[0]);
-	conf->aliases[conf->n_aliases++].target = copy_text(value[1]);
+	struct alias *added = append(rd, &conf->aliases, &conf->n_aliases,
+	    sizeof(*added));
+
+	if (added == NULL)
+		return;
+	added->line = rd->at.line;
+	added->name = copy_text(rd, value[0]);
+	added->target = copy_text(rd, value[1]);
 }
 
 /* What is to happen: "drop", "stall", "-ERR" for POP3, a code for SMTP. */
@@ -515,8 +539,11 @@ read_fault(struct reader *rd, const struct directive *dir, char **value)
 	if (value[3] != NULL && !parse_number(value[3], 0, 100, &percent))
 		WRONG(rd, "%s: no percentage: %s", dir->name, value[3]);
 	fault.percent = (unsigned)percent;
-	conf->faults = grow(conf->faults, conf->n_faults, sizeof(fault));
-	conf->faults[conf->n_faults++] = fault;
+	struct fault *added = append(rd, &conf->faults, &conf->n_faults,
+	    sizeof(*added));
+
+	if (added != NULL)
+		*added = fault;
 }
 
 /* ---- users --------------------------------------------------------------- */
@@ -534,49 +561,54 @@ is_user_name(const char *name)
 	    name[0] != '.';
 }
 
+/* One more user, in the order of names in lower case: see user_find(). */
+static void
+add_user(struct reader *rd, const char *name, const char *secret)
+{
+	struct conf *conf = rd->conf;
+	struct user user = { .plain = strncmp(secret, "{PLAIN}", 7) == 0 };
+
+	user.secret = copy_text(rd, secret + 7);
+	if (user.secret == NULL ||
+	    append(rd, &conf->users, &conf->n_users, sizeof(user)) == NULL) {
+		free(user.secret);
+		return;
+	}
+	for (size_t i = 0; name[i] != '\0'; i++)
+		user.name[i] = (char)tolower((unsigned char)name[i]);
+	struct user *users = conf->users;
+	size_t place = conf->n_users - 1;
+
+	for (; place > 0 && strcmp(users[place - 1].name, user.name) > 0;
+	     place--)
+		users[place] = users[place - 1];
+	users[place] = user;
+	if (conf->first_user == NULL)
+		conf->first_user = copy_text(rd, user.name);
+}
+
 /* "NAME:{CRYPT}hash" or "NAME:{PLAIN}password"; the line is cut up. */
 static void
 read_user(struct reader *rd, char *line)
 {
-	struct conf *conf = rd->conf;
-	struct user user = { .plain = false };
 	char *colon = strchr(line, ':');
 	char *secret = colon != NULL ? colon + 1 : line + strlen(line);
 
 	if (colon != NULL)
 		*colon = '\0';
-	if (!is_user_name(line)) { /* it may hold a password: not all is told */
+	if (!is_user_name(line)) /* it may hold a password: not all is told */
 		WRONG(rd, "no user name: %.*s", (int)strcspn(line, " \t{"),
 		    line);
-		return;
-	}
-	user.plain = strncmp(secret, "{PLAIN}", 7) == 0;
-	if (!user.plain && strncmp(secret, "{CRYPT}", 7) != 0) {
+	else if (strncmp(secret, "{PLAIN}", 7) != 0 &&
+	    strncmp(secret, "{CRYPT}", 7) != 0)
 		WRONG(rd,
 		    "%s: {CRYPT}hash (see mailserv -H) or"
 		    " {PLAIN}password must follow the name",
 		    line);
-		return;
-	}
-	if (user_find(conf, line) != NULL) {
+	else if (user_find(rd->conf, line) != NULL)
 		WRONG(rd, "user %s is there twice", line);
-		return;
-	}
-	char *lower = lower_copy(line, strlen(line));
-
-	snprintf(user.name, sizeof(user.name), "%s",
-	    lower != NULL ? lower : line);
-	free(lower);
-	user.secret = copy_text(secret + 7);
-	conf->users = grow(conf->users, conf->n_users, sizeof(user));
-	size_t place = conf->n_users++;
-
-	for (; place > 0 && strcmp(conf->users[place - 1].name, user.name) > 0;
-	     place--)
-		conf->users[place] = conf->users[place - 1];
-	conf->users[place] = user;
-	if (conf->first_user == NULL)
-		conf->first_user = copy_text(user.name);
+	else
+		add_user(rd, line, secret);
 }
 
 static void
@@ -591,7 +623,7 @@ read_users(struct reader *rd, const struct directive *dir, char **value)
 	(void)dir;
 	rd->conf->users_given = true;
 	inner.at = (struct spot){ path, 0 };
-	while (f != NULL && next_line(f, &line, &cap, &inner.at.line))
+	while (f != NULL && next_line(&inner, f, &line, &cap))
 		if (line[0] != '\0' && line[0] != '#')
 			read_user(&inner, line);
 	if (line != NULL)
@@ -720,14 +752,17 @@ blame(struct reader *rd, const char *name)
 
 /* ---- defaults, and what must fit together -------------------------------- */
 
-/* Every directive's default that does not depend on another. */
+/* Every directive's default that does not depend on another's; NULL: no
+ * memory. */
 static struct conf *
 conf_new(void)
 {
 	static const msec retry[] = { MINUTE, 5 * MINUTE, 15 * MINUTE,
 		30 * MINUTE, 60 * MINUTE };
-	struct conf *conf = grow(NULL, 0, sizeof(*conf));
+	struct conf *conf = malloc(sizeof(*conf));
 
+	if (conf == NULL)
+		return NULL;
 	*conf = (struct conf){ .smtp_port = 25,
 		.n_retry = NELEM(retry),
 		.warn_after = 4 * 60 * MINUTE,
@@ -745,33 +780,34 @@ conf_new(void)
 	return conf;
 }
 
-/* Fill a list of addresses that nobody gave. */
+/* What a directive would say, if nobody has given it; two may be NULL. */
 static void
-default_address(struct conf *conf, const char *directive, const char *text)
+read_default(struct reader *rd, const char *name, char *one, char *two)
 {
-	struct address_list to = list_of(conf, directive);
-	union address address;
+	const struct directive *dir = find_directive(name);
+	char *value[] = { one, two, NULL };
 
-	if (address_parse(text, 0, &address))
-		add_address(&to, &address);
+	if (!was_given(rd, name))
+		dir->read(rd, dir, value);
 }
 
 /* The name servers of /etc/resolv.conf. */
 static void
-default_resolvers(struct conf *conf)
+default_resolvers(struct reader *rd)
 {
 	FILE *f = fopen("/etc/resolv.conf", "re");
-	struct address_list to = list_of(conf, "resolver");
+	struct address_list to = list_of(rd->conf, "resolver");
 	union address address;
 	char *line = NULL, *word[WORDS];
 	size_t cap = 0;
-	unsigned number = 0;
 
-	while (f != NULL && next_line(f, &line, &cap, &number))
+	if (f == NULL && errno == ENOMEM)
+		no_memory(rd);
+	while (f != NULL && next_line(rd, f, &line, &cap))
 		if (split_words(line, word) >= 2 &&
 		    strcmp(word[0], "nameserver") == 0 &&
 		    address_parse(word[1], 53, &address))
-			add_address(&to, &address);
+			add_address(rd, &to, &address);
 	free(line);
 	if (f != NULL)
 		fclose(f);
@@ -779,30 +815,24 @@ default_resolvers(struct conf *conf)
 
 /* hostname, data_dir, addresses, networks: what else stands in for them. */
 static void
-conf_defaults(struct conf *conf, const struct reader *rd)
+conf_defaults(struct reader *rd)
 {
-	static const char *const loopback[] = { "127.0.0.0/8", "::1/128" };
+	char data[] = "mailserv-data", smtp[] = "127.0.0.1:2525";
+	char pop3[] = "127.0.0.1:1110", v4[] = "127.0.0.0/8", v6[] = "::1/128";
 	char name[HOST_MAX] = "localhost";
+	struct conf *conf = rd->conf;
 
 	if (conf->hostname == NULL) {
 		if (conf->file != NULL && gethostname(name, sizeof(name)) < 0)
 			snprintf(name, sizeof(name), "localhost");
-		conf->hostname = copy_text(name);
+		conf->hostname = copy_text(rd, name);
 	}
-	if (conf->data_dir == NULL)
-		conf->data_dir = copy_path(rd, "mailserv-data");
-	if (!was_given(rd, "listen_smtp"))
-		default_address(conf, "listen_smtp", "127.0.0.1:2525");
-	if (!was_given(rd, "listen_pop3"))
-		default_address(conf, "listen_pop3", "127.0.0.1:1110");
+	read_default(rd, "data_dir", data, NULL);
+	read_default(rd, "listen_smtp", smtp, NULL);
+	read_default(rd, "listen_pop3", pop3, NULL);
+	read_default(rd, "relay_from", v4, v6);
 	if (!was_given(rd, "resolver"))
-		default_resolvers(conf);
-	for (size_t i = 0; i < 2 && !was_given(rd, "relay_from"); i++) {
-		conf->relay_from = grow(conf->relay_from, i,
-		    sizeof(struct cidr));
-		conf->n_relay_from += parse_cidr(loopback[i],
-		    &conf->relay_from[i]);
-	}
+		default_resolvers(rd);
 }
 
 /* Without a configuration file: alice and bob, each with its own name as
@@ -825,7 +855,7 @@ check_domains(struct reader *rd)
 
 	if (!rd->domain_given && conf->users_given &&
 	    !names_add(&conf->domains, conf->hostname))
-		WRONG(rd, "out of memory");
+		no_memory(rd);
 	blame(rd, "domain");
 	if (conf->domains.n > 0 && !conf->users_given)
 		WRONG(rd,
@@ -883,7 +913,7 @@ check_aliases(struct reader *rd)
 		conf->catch_all = user_find(conf, conf->catch_all_name);
 	if (conf->catch_all_name != NULL && conf->catch_all == NULL)
 		WRONG(rd, "catch_all: no such user: %s", conf->catch_all_name);
-	for (size_t i = 0; i < conf->n_aliases; i++)
+	for (size_t i = 0; i < conf->n_aliases && !rd->diag->no_memory; i++)
 		check_alias(rd, &conf->aliases[i]);
 	if (conf->domains.n > 0 && conf->n_users == 0 && rd->diag->errors == 0)
 		complain_mildly(rd->diag, rd->at,
@@ -958,39 +988,42 @@ check_listeners(struct reader *rd)
 struct conf *
 conf_load(const char *file, struct diag *diag)
 {
-	struct conf *conf = conf_new();
-	char *copy = file != NULL ? copy_text(file) : NULL;
-	struct reader rd = { .conf = conf,
+	static void (*const steps[])(struct reader *) = { conf_defaults,
+		check_domains, check_aliases, check_plain, check_listeners };
+	char folder[PATH_SIZE], *line = NULL;
+	size_t cap = 0;
+	struct reader rd = { .conf = conf_new(),
 		.diag = diag,
 		.at = { file != NULL ? file : "built-in", 0 },
-		.folder = copy != NULL ? dirname(copy) : "." };
-	FILE *f = file != NULL ? open_named(&rd, file) : NULL;
-	char *line = NULL;
-	size_t cap = 0;
+		.folder = folder };
 
-	conf->file = file != NULL ? copy_text(file) : NULL;
-	while (f != NULL && next_line(f, &line, &cap, &rd.at.line))
-		read_directive(&rd, line);
-	free(line);
+	if (rd.conf == NULL)
+		return no_memory(&rd);
+	snprintf(folder, sizeof(folder), "%s", rd.at.file);
+	rd.folder = dirname(folder);
 	if (file == NULL)
 		conf_builtin(&rd);
-	if (f != NULL || file == NULL) {
-		conf_defaults(conf, &rd);
-		check_domains(&rd);
-		check_aliases(&rd);
-		check_plain(&rd);
-		check_listeners(&rd);
-	}
+	else
+		rd.conf->file = copy_text(&rd, file);
+	FILE *f = open_named(&rd, rd.conf->file);
+	bool whole = f != NULL || file == NULL;
+
+	while (f != NULL && !diag->no_memory && next_line(&rd, f, &line, &cap))
+		read_directive(&rd, line);
+	free(line);
+	for (size_t i = 0; i < NELEM(steps) && !diag->no_memory && whole; i++)
+		steps[i](&rd);
 	if (f != NULL)
 		fclose(f);
-	free(copy);
-	return conf;
+	return rd.conf;
 }
 
 /* The inverse of conf_load(), in the order of struct conf. */
 void
 conf_free(struct conf *conf)
 {
+	if (conf == NULL)
+		return;
 	free(conf->file);
 	free(conf->hostname);
 	free(conf->data_dir);

@@ -485,8 +485,10 @@ static int
 do_mode(int mode, char **words)
 {
 	clock_read();
-	if (!net_start())
+	if (!net_start()) {
+		log_event(PART_MAIN, "-", "%s", strerror(errno));
 		return EX_OSERR;
+	}
 	switch (mode) {
 	case 'n':
 		return 0;
@@ -515,7 +517,7 @@ with_conf(const char *file, int mode, char **words)
 
 	if (diag.errors > 0) {
 		conf_free(conf);
-		return EX_CONFIG;
+		return diag.no_memory ? EX_OSERR : EX_CONFIG;
 	}
 	srv.conf = conf;
 	int status = do_mode(mode, words);

@@ -358,7 +358,7 @@ extern int log_level;
 /* ---- conf.c: the configuration ------------------------------------------- */
 
 /* Read a configuration file; NULL: the built-in one.  What is wrong goes to
- * complain() with FILE:LINE.  Never NULL; conf_free() it. */
+ * complain() with FILE:LINE.  conf_free() it; NULL: no memory, an error. */
 struct conf *conf_load(const char *file, struct diag *d);
 void conf_free(struct conf *conf);
 

@@ -787,7 +787,7 @@ load_file(struct loader *ld, const char *path)
 
 	if (files->n >= FILES_MAX)
 		wrong(ld, path, "too many files: do they include each other?");
-	else if (f == NULL || ferror(f))
+	else if (f == NULL || (len < 0 && !feof(f)))
 		wrong(ld, path, strerror(errno));
 	else if (!names_push(files, path))
 		ld->no_memory = true;

@@ -124,7 +124,8 @@ struct conf; /* see mailserv.h */
 
 /* Who found fault with a file, and how often: see complain(). */
 struct diag {
-	bool quiet; /* say no warnings: only -n and a start do */
+	bool quiet;     /* say no warnings: only -n and a start do */
+	bool no_memory; /* one of the errors was this */
 	unsigned errors, warnings;
 };
 
