@@ -4,7 +4,7 @@
 #	make fast        the same, optimized: for a server under load
 #	make demo        the story of MX 10 and MX 20, played on this machine
 #	make test        all tests (needs Check)
-#	make load        how it fares with 10,000 clients; load-short: in a minute
+#	make torture     the promise, tried: crashes, power cuts, faults, load
 #	make numbers     the figures of readability, and their limits
 #
 # Your CC, CPPFLAGS, CFLAGS, LDFLAGS and LDLIBS are added to ours.  BUILD is
@@ -73,6 +73,15 @@ $(TEST_SERVER): $(TEST_OBJ:$(BUILD)/mailserv_main.o=$(BUILD)/mailserv_checks.o)
 $(BUILD)/mailserv_checks.o: mailserv.c mailserv.h dns.h net.h | $(BUILD)
 	$(CC) $(OURS) -DCHECKS=1 $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
 
+# A server that is refused memory: see tests/nomem.c.
+$(BUILD)/mailserv-nomem: tests/nomem.c tests/nomem.h \
+    $(TEST_OBJ:$(BUILD)/mailserv_main.o=$(BUILD)/mailserv_checks.o)
+	$(CC) $(OURS) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -rdynamic -o $@ \
+	    $(filter %.c %.o,$^) -lcrypt $(LDLIBS)
+
+$(BUILD)/torture_memory: tests/torture_memory.c tests/nomem.h | $(BUILD)
+	$(CC) $(OURS) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $< -lcrypt
+
 # Two suites at a time; each one's output comes whole.
 test: $(SUITES:%=$(BUILD)/%) $(TEST_SERVER) $(BUILD)/dialogue
 	@$(MAKE) --no-print-directory -k -j2 -Otarget $(SUITES:%=run-%)
@@ -88,16 +97,20 @@ test-stress:
 	$(MAKE) BUILD=build-stress CPPFLAGS=-DSTRESS=1 test
 
 # The promise, tried: killed at each system call, failed at each that a disk
-# answers, looked at from beside.  TORTURE=N takes every Nth only.
-TORTURE := 1
+# answers, looked at from beside, refused memory at each allocation.  EVERY=N
+# takes every Nth call only, and MEMORY= each place only once.
+EVERY := 1
+MEMORY := -l
 
-torture: $(TEST_SERVER) $(BUILD)/torture
-	$(BUILD)/torture $(TEST_SERVER) crash $(TORTURE)
-	$(BUILD)/torture $(TEST_SERVER) fault $(TORTURE)
-	$(BUILD)/torture $(TEST_SERVER) beside $(TORTURE)
+torture: $(TEST_SERVER) $(BUILD)/torture $(BUILD)/torture_memory \
+    $(BUILD)/mailserv-nomem
+	$(BUILD)/torture $(TEST_SERVER) crash $(EVERY)
+	$(BUILD)/torture $(TEST_SERVER) fault $(EVERY)
+	$(BUILD)/torture $(TEST_SERVER) beside $(EVERY)
+	BUILD=$(BUILD) $(BUILD)/torture_memory $(MEMORY)
 
 torture-short:
-	$(MAKE) TORTURE=5 torture
+	$(MAKE) EVERY=6 MEMORY= torture
 
 # Figures of the optimized server, and limits for them.
 load: fast-load
