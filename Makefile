@@ -42,7 +42,9 @@ demo: $(SERVER) $(BUILD)/dialogue $(BUILD)/freeport
 # ---- tests ------------------------------------------------------------------
 #
 # A suite names the objects it is linked with in a comment, "Links with: ...";
-# without one it gets all of them.  check_story plays with the real binary.
+# without one it gets all of them.  "Wraps: ..." names functions of libc that
+# it has its own version of, __wrap_NAME() for NAME(), so that they can fail.
+# check_program and check_story play with the real binary.
 SUITES := $(patsubst tests/%.c,%,$(wildcard tests/check_*.c))
 TEST_SERVER := $(BUILD)/mailserv
 TEST_OBJ := $(OBJ:$(BUILD)/mailserv.o=$(BUILD)/mailserv_main.o)
@@ -63,6 +65,8 @@ $(BUILD)/check_%: tests/check_%.c $(TEST_OBJ) $(wildcard tests/*.h) \
 	then set -- $$(printf ' $(BUILD)/%s.o' $$with); \
 	else set -- $(TEST_OBJ); fi; \
 	[ "$$with" != " none" ] || set --; \
+	for name in $$(sed -n 's/^ \* Wraps:\(.*\)/\1/p' $<); \
+	do set -- "$$@" "-Wl,--wrap=$$name"; done; \
 	$(CC) $(OURS) -I. $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $< "$$@" \
 	    -lcrypt $(CHECK_LIBS) $(LDLIBS)
 
