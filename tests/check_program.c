@@ -44,6 +44,10 @@ setup_alone(void)
 	    "users users\nrelay_domain far.test\nresolver 127.0.0.1:%u\n"
 	    "zone near.test near.zone\nsmtp_port %u\n", world.smtp, world.pop3,
 	    world.dns, world.smtp);
+	write_file("away.conf", "hostname localhost\nlisten_smtp none\n"
+	    "listen_pop3 none\nusers users\nzone near.test near.zone\n"
+	    "alias both alice\nalias both x@near.test\n"
+	    "alias both x@null.near.test\n");
 	write_file("near.zone", "$TTL 60\n@ SOA ns root 1 2 3 4 60\n@ NS ns\n"
 	    "ns A 127.0.0.9\n@ MX 10 mx\nmx A 127.0.0.8\n"
 	    "null MX 0 .\nloop MX 10 localhost.\n");
@@ -76,6 +80,16 @@ static const struct {
 	{ "-c mail1.conf -r x@none.near.test", 68, "5.1.2" },
 	{ "-c mail1.conf -r x@loop.near.test", 68, "5.4.6" },
 	{ "-c mail1.conf -d 0123456789abcdef", 66, "no message" },
+	{ "-c mail1.conf -d 0123456789abcde fedcba9876543210z", 66, "cde in" },
+	{ "-n -q", 64, "usage:" }, /* one thing at a time */
+	{ "-d", 64, "usage:" },
+	{ "-H word", 64, "usage:" },
+	{ "-c", 64, "usage:" },
+	{ "-c mail1.conf -r PostMaster", 0, "mailbox of alice" },
+	{ "-c mail1.conf -r nobody", 64, "no address" },
+	{ "-c mail1.conf -r x@far.test", 75, "4.4.3" }, /* no resolver */
+	{ "-c away.conf -r both@localhost", 68, "mailbox of alice" },
+	{ "-n", 0, "" }, /* the built-in configuration ... */
 };
 
 START_TEST(exit_status)
@@ -86,6 +100,16 @@ START_TEST(exit_status)
 	    runs[_i].arguments, status, runs[_i].status, printed());
 	ck_assert_msg(strstr(printed(), runs[_i].says) != NULL,
 	    "mailserv %s: said %s", runs[_i].arguments, printed());
+}
+END_TEST
+
+/* ... which gives way to a file of that name in the working directory. */
+START_TEST(configuration_of_the_folder)
+{
+	write_file("mailserv.conf", "nonsense 1\n");
+	ck_assert_int_eq(run("-n", ""), 78);
+	ck_assert_ptr_nonnull(strstr(printed(), "mailserv.conf:1: no such"));
+	ck_assert_int_eq(run("-c mail1.conf -n", ""), 0);
 }
 END_TEST
 
@@ -120,6 +144,13 @@ START_TEST(hash_round_trip)
 	snprintf(script, sizeof(script), "%.4000s/login.txt", world.dir);
 	ck_assert_int_eq(play_at(script, "X=1"), 0);
 	ck_assert_int_eq(run("-H", ""), 64);
+	ck_assert_int_eq(run("-H", "\\n"), 64);
+	char word[601];
+
+	memset(word, 'x', sizeof(word) - 1);
+	word[sizeof(word) - 1] = '\0';
+	ck_assert_int_eq(run("-H", word), 65); /* crypt(3) takes 511 */
+	ck_assert_ptr_nonnull(strstr(printed(), "too long"));
 }
 END_TEST
 
@@ -197,6 +228,7 @@ main(void)
 	tcase_set_timeout(tc, 60);
 	tcase_add_loop_test(tc, exit_status, 0,
 	    (int)(sizeof(runs) / sizeof(*runs)));
+	tcase_add_test(tc, configuration_of_the_folder);
 	tcase_add_test(tc, check_of_a_configuration);
 	tcase_add_test(tc, hash_round_trip);
 	tcase_add_test(tc, second_server);
