@@ -97,6 +97,13 @@ test-sanitized:
 	$(MAKE) BUILD=build-asan OPT=-O1 CFLAGS="-Wno-null-dereference \
 	    -fsanitize=address,undefined -fno-sanitize-recover=all" test
 
+# The -O0 keeps what the source says apart.  A server that is killed writes no
+# counts; one that is stopped does.  LIMIT is a percentage of the branches.
+coverage:
+	rm -f build-coverage/*.gcda
+	$(MAKE) BUILD=build-coverage OPT=-O0 CFLAGS=--coverage test
+	tests/coverage build-coverage
+
 test-stress:
 	$(MAKE) BUILD=build-stress CPPFLAGS=-DSTRESS=1 test
 
@@ -147,5 +154,6 @@ cppcheck:
 clean:
 	rm -rf build build-* mailserv
 
-.PHONY: fast demo test test-sanitized test-stress torture torture-short \
-	load load-short fast-load numbers tidy cppcheck format-check clean
+.PHONY: fast demo test test-sanitized test-stress torture torture-short load \
+	load-short fast-load numbers tidy cppcheck format-check clean \
+	coverage
