@@ -1573,15 +1573,6 @@ START_TEST(max_per_client)
 }
 END_TEST
 
-/* Valgrind keeps the limit itself: it accepts, and hangs up. */
-static bool
-under_valgrind(void)
-{
-	const char *preload = getenv("LD_PRELOAD");
-
-	return preload != NULL && strstr(preload, "vgpreload") != NULL;
-}
-
 /* No descriptor is left: the client hears why, again and again, and nothing
  * spins or leaks. */
 START_TEST(no_descriptor)
@@ -1590,7 +1581,7 @@ START_TEST(no_descriptor)
 	struct rlimit before, tight;
 	int client[3], held[64], n = 0;
 
-	if (under_valgrind())
+	if (test_under_valgrind()) /* it keeps the limit itself, and hangs up */
 		return;
 	for (int i = 0; i < 3; i++)
 		client[i] = client_of(listener);

@@ -48,6 +48,15 @@ test_end(void)
 	nftw(test_dir, test_remove_one, 16, FTW_DEPTH | FTW_PHYS);
 }
 
+/* Under Valgrind all takes thirty times as long. */
+static inline bool
+test_under_valgrind(void)
+{
+	const char *preload = getenv("LD_PRELOAD");
+
+	return preload != NULL && strstr(preload, "vgpreload") != NULL;
+}
+
 /* A path in the test's folder, in one of four buffers in turn. */
 static inline const char *
 test_path(const char *name)
