@@ -465,7 +465,7 @@ void spool_commit(void);
 bool spool_scan(int at, struct names *ids, bool repair);
 
 /* Read an envelope; spool_forget() it.  False: there is none, or no good
- * one; *e is empty. */
+ * one, or no memory (errno); *e is empty. */
 bool spool_read(int at, const char *id, struct envelope *e);
 void spool_forget(struct envelope *e);
 

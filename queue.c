@@ -431,6 +431,8 @@ load_one(const char *id)
 		return true;
 	errno = 0;
 	if (!spool_read(srv.spool.dir, id, &e)) {
+		if (errno == ENOMEM)
+			return false; /* it may be good: nobody knows */
 		log_event(PART_QUEUE, id, "left alone: no good envelope");
 		return errno != ENOMEM;
 	}
