@@ -400,7 +400,7 @@ END_TEST
 static const char *
 report(void)
 {
-	char path[600];
+	char path[300];
 	DIR *dir = opendir("mailserv-data/mail/alice/new");
 	struct dirent *e;
 
@@ -782,6 +782,221 @@ START_TEST(clock_steps)
 }
 END_TEST
 
+/* The attempt under way has no more to send: it quits, and is gone. */
+static void
+nothing_left(void)
+{
+	ck_assert_ptr_null(ready(only()));
+	turn();
+	ck_assert_uint_eq(n_relays, 0);
+}
+
+/* Each recipient's own wait is kept, whatever the order in which they began:
+ * a second one of five minutes is no obstacle to a first one of one. */
+START_TEST(own_waits_in_order)
+{
+	receive("alice@mail.test", "slow@far.test");
+	turn();
+	say(ready(only()), RCPT_DELAYED, "450 4.2.0 later");
+	sent(only());
+	nothing_left();
+	pass();
+	say(ready(only()), RCPT_DELAYED, "450 4.2.0 later");
+	sent(only());
+	nothing_left();
+	receive("alice@mail.test", "quick@far.test");
+	turn();
+	say(ready(only()), RCPT_DELAYED, "450 4.2.0 later");
+	sent(only());
+	nothing_left();
+	ck_assert_int_eq(queue_due(), srv.now + MINUTE);
+	pass();
+	struct job *j = ready(only());
+
+	ck_assert_str_eq(j->rcpts[0].address, "quick@far.test");
+	say(j, RCPT_DELAYED, "450 4.2.0 later");
+	sent(only());
+	nothing_left();
+	ck_assert_int_eq(queue_due(), srv.now + 4 * MINUTE);
+	queue_flush(); /* now both are due */
+	turn();
+	for (int i = 0; i < 2; i++) {
+		say(ready(only()), RCPT_DELAYED, "450 4.2.0 later");
+		sent(only());
+	}
+	nothing_left();
+	srv.now = srv.frozen += 5 * DAY * MINUTE;
+	turn();
+	lose(only()); /* and both expire with their host */
+	ck_assert_int_eq(count_files("mail/alice/new", ""), 2);
+	ck_assert_uint_eq(srv.queue.n_messages, 0);
+}
+END_TEST
+
+/* A 4yz after five days is the last one, also where no word came with it. */
+START_TEST(delayed_for_the_last_time)
+{
+	receive("alice@mail.test", "x@far.test y@far.test");
+	turn();
+	struct job *j = ready(only());
+
+	j->rcpts[0].state = j->rcpts[1].state = RCPT_DELAYED;
+	sent(only());
+	nothing_left();
+	srv.now = srv.frozen += 5 * DAY * MINUTE;
+	turn();
+	j = ready(only());
+	ck_assert_uint_eq(j->rcpts[0].tries, 1);
+	j->rcpts[0].state = RCPT_DONE;
+	j->rcpts[1].state = RCPT_DELAYED;
+	sent(only());
+	ck_assert_uint_eq(srv.queue.n_messages, 0);
+	ck_assert_ptr_nonnull(strstr(report(), "rfc822; y@far.test\n"));
+	ck_assert_ptr_null(strstr(report(), "x@far.test"));
+}
+END_TEST
+
+/* RFC 5321 4.5.3.1.10: whom the host did not want in this transaction gets the
+ * next one; and whatever becomes of it, who is done is done. */
+START_TEST(the_rest_in_the_next_transaction)
+{
+	receive("alice@mail.test", "x@far.test y@far.test");
+	receive("alice@mail.test", "z@far.test");
+	turn();
+	struct job *j = ready(only());
+
+	j->rcpts[0].state = RCPT_DONE;
+	sent(only());
+	ck_assert_ptr_eq(ready(only()), j); /* before z */
+	ck_assert_int_eq(j->rcpts[1].state, RCPT_WAITING);
+	lose(only());
+	turn();
+	ck_assert_ptr_eq(ready(only()), j);
+	ck_assert_int_eq(j->rcpts[0].state, RCPT_DONE);
+	lose(only());
+	pass();
+	only()->state = RELAY_IMPOSSIBLE;
+	snprintf(only()->news.status, 8, "5.1.2");
+	snprintf(only()->news.reason, REASON_MAX, "no such domain");
+	turn();
+	ck_assert_uint_eq(srv.queue.n_messages, 0);
+	ck_assert_int_eq(count_files("mail/alice/new", ""), 2);
+}
+END_TEST
+
+/* SIGHUP reads queue/ again: nothing is tried twice. */
+START_TEST(loaded_once)
+{
+	char first[ID_LEN + 1];
+
+	snprintf(first, sizeof(first), "%s",
+	    receive("bob@sender.test", "x@far.test"));
+	receive("bob@sender.test", "y@far.test");
+	ck_assert(queue_load(false));
+	ck_assert_uint_eq(srv.queue.n_messages, 2);
+	turn();
+	ck_assert(queue_load(false)); /* one is under way */
+	struct job *j = ready(only());
+
+	ck_assert_str_eq(j->q->id, first);
+	ck_assert(queue_load(false));
+	say(j, RCPT_DONE, "250 ok");
+	sent(only());
+	say(ready(only()), RCPT_DONE, "250 ok");
+	sent(only());
+	nothing_left();
+	ck_assert_uint_eq(srv.queue.n_messages, 0);
+}
+END_TEST
+
+/* The machine died after the last recipient was done, before the message was
+ * removed (M5): nobody gets it again. */
+START_TEST(all_done_before_the_crash)
+{
+	const char *id = receive("bob@sender.test", "x@far.test y@far.test");
+
+	spool_append(id, "done 2");
+	spool_append(id, "done 1");
+	static struct queue before; /* all that a crash would take */
+
+	before = srv.queue;
+	ck_assert_uint_eq(before.n_messages, 1);
+	srv.queue = (struct queue){ 0 };
+	ck_assert(queue_load(true));
+	ck_assert_uint_eq(srv.queue.n_messages, 0);
+	ck_assert_int_eq(count_files("queue", "."), 0);
+	turn();
+	ck_assert_uint_eq(n_relays, 0);
+}
+END_TEST
+
+/* What nobody can be told of waits until queue/failed takes it: those who
+ * failed, and only they. */
+START_TEST(failed_refuses)
+{
+	char name[128];
+	int failed = srv.spool.failed;
+
+	snprintf(name, sizeof(name), "mailserv-data/queue/failed/%s.env",
+	    receive("", "x@far.test y@far.test"));
+	turn();
+	struct job *j = ready(only());
+
+	j->rcpts[0].state = RCPT_FAILED;
+	j->rcpts[0].reply = strdup("550 no");
+	j->rcpts[1].state = RCPT_DONE;
+	srv.spool.failed = -1; /* EBADF */
+	sent(only());
+	srv.spool.failed = failed;
+	nothing_left();
+	ck_assert_uint_eq(srv.queue.n_messages, 1);
+	ck_assert_int_eq(queue_due(), srv.now + MINUTE);
+	pass();
+	say(ready(only()), RCPT_FAILED, "550 no");
+	sent(only());
+	ck_assert_uint_eq(srv.queue.n_messages, 0);
+	ck_assert_ptr_nonnull(strstr(test_read(name), "\nto x@far.test\n"));
+	ck_assert_ptr_null(strstr(test_read(name), "y@far.test"));
+}
+END_TEST
+
+/* What a host says of itself is one line of text in queue/.hosts. */
+START_TEST(reason_in_plain_text)
+{
+	receive("bob@sender.test", "x@far.test");
+	turn();
+	only()->state = RELAY_LOST;
+	snprintf(only()->news.reason, REASON_MAX, "421 a\nb\tc\x7f\xc3\xa4~");
+	turn();
+	ck_assert_ptr_nonnull(strstr(test_read("mailserv-data/queue/.hosts"),
+	    " 421 a?b?c???~\n"));
+}
+END_TEST
+
+/* The server stops: a message in a host's hands may arrive, no other begins. */
+START_TEST(stop_with_a_message_under_way)
+{
+	receive("bob@sender.test", "x@far.test");
+	receive("bob@sender.test", "y@far.test");
+	turn();
+	struct relay *far = only();
+	struct job *j = ready(far);
+
+	receive("bob@sender.test", "z@near.test");
+	turn();
+	ck_assert_uint_eq(n_relays, 2);
+	queue_stop();
+	ck_assert_uint_eq(srv.queue.n_attempts, 1);
+	ck_assert_ptr_eq(only(), far);
+	ck_assert_int_eq(queue_due(), NEVER);
+	say(j, RCPT_DONE, "250 ok");
+	sent(far);
+	nothing_left();
+	ck_assert_uint_eq(srv.queue.n_attempts, 0);
+	ck_assert_int_eq(count_files("queue", ".env"), 2);
+}
+END_TEST
+
 int
 main(void)
 {
@@ -812,6 +1027,14 @@ main(void)
 	tcase_add_test(tc, attempts_have_a_limit);
 	tcase_add_test(tc, time_scale);
 	tcase_add_test(tc, clock_steps);
+	tcase_add_test(tc, own_waits_in_order);
+	tcase_add_test(tc, delayed_for_the_last_time);
+	tcase_add_test(tc, the_rest_in_the_next_transaction);
+	tcase_add_test(tc, loaded_once);
+	tcase_add_test(tc, all_done_before_the_crash);
+	tcase_add_test(tc, failed_refuses);
+	tcase_add_test(tc, reason_in_plain_text);
+	tcase_add_test(tc, stop_with_a_message_under_way);
 	suite_add_tcase(suite, tc);
 	SRunner *runner = srunner_create(suite);
 
