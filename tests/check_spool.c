@@ -5,13 +5,17 @@
  *
  * fsync(), syncfs(), linkat() and unlinkat() are this file's own: they write
  * down what is done, and the first three fail when a test wants it, before
- * they do what they should.
+ * they do what they should.  fstat(), uname() and write() tell of machines
+ * that the tests do not have.
+ *
+ * Wraps: fstat uname write
  */
 #include <dirent.h>
 #include <errno.h>
 #include <stdarg.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <sys/utsname.h>
 #include <sys/wait.h>
 #include <sysexits.h>
 #include "testlib.h"
@@ -22,6 +26,9 @@
  * and E of an envelope in the queue, L of mail; and what was removed. */
 static char calls[512], removed[512];
 static int fail_at; /* the call that fails, from 1; 0: none */
+static bool two_disks; /* mailboxes are on another file system than queue/ */
+static bool choppy;    /* what is written goes in pieces, and is disturbed */
+static const char *kernel; /* its release; NULL: the real one */
 
 /* One letter more at the end of such a list; its new length. */
 static size_t
@@ -73,6 +80,9 @@ linkat(int from, const char *old, int to, const char *new, int flags)
 {
 	if (disk_fails(letter_of(new)))
 		return -1;
+	errno = EXDEV;
+	if (two_disks && letter_of(new) == 'L')
+		return -1;
 	return (int)syscall(SYS_linkat, from, old, to, new, flags);
 }
 
@@ -102,6 +112,43 @@ fprintf(FILE *f, const char *fmt, ...)
 		setrlimit(RLIMIT_FSIZE, &limit);
 	}
 	return n;
+}
+
+int __real_fstat(int fd, struct stat *st);
+int __wrap_fstat(int fd, struct stat *st);
+int
+__wrap_fstat(int fd, struct stat *st)
+{
+	int result = __real_fstat(fd, st);
+
+	st->st_dev += two_disks && S_ISREG(st->st_mode);
+	return result;
+}
+
+int __real_uname(struct utsname *system);
+int __wrap_uname(struct utsname *system);
+int
+__wrap_uname(struct utsname *system)
+{
+	int result = __real_uname(system);
+
+	if (kernel != NULL)
+		snprintf(system->release, sizeof(system->release), "%s",
+		    kernel);
+	return result;
+}
+
+ssize_t __real_write(int fd, const void *data, size_t len);
+ssize_t __wrap_write(int fd, const void *data, size_t len);
+ssize_t
+__wrap_write(int fd, const void *data, size_t len)
+{
+	static unsigned turn;
+
+	if (!choppy)
+		return __real_write(fd, data, len);
+	errno = EINTR;
+	return ++turn % 2 == 0 ? -1 : __real_write(fd, data, len / 2 + 1);
 }
 
 /* Forget what was called; let the n-th call from now on fail (0: none). */
@@ -149,6 +196,8 @@ static void
 end(void)
 {
 	disk(0);
+	two_disks = choppy = false;
+	kernel = NULL;
 	close(srv.spool.dir);
 	close(srv.spool.tmp);
 	close(srv.spool.failed);
@@ -494,6 +543,27 @@ START_TEST(content_in_pieces)
 }
 END_TEST
 
+/* A signal, and a disk that takes half: the rest is written again. */
+START_TEST(writes_in_pieces)
+{
+	static char content[200000];
+
+	for (size_t i = 0; i + 1 < sizeof(content); i++)
+		content[i] = i % 70 == 69 ? '\n' : (char)('a' + i % 26);
+	choppy = true;
+	struct msg *m = message("alice@here.test", content);
+
+	ck_assert_int_eq(commit(m), MSG_COMMITTED);
+	choppy = false;
+	ck_assert_uint_eq(m->size, m->head + strlen(content));
+	spool_drop(m);
+	const char *mail = mail_of("alice");
+
+	ck_assert_ptr_nonnull(strchr(mail, '\n'));
+	ck_assert_int_eq(strncmp(strchr(mail, '\n') + 1, content, 60000), 0);
+}
+END_TEST
+
 /* A message that is dropped before its commit leaves nothing. */
 START_TEST(dropped_before_the_commit)
 {
@@ -613,18 +683,21 @@ START_TEST(group_commit)
 }
 END_TEST
 
-/* Let every disk call of every kind of message fail, one after the other:
- * all recipients or none, and nothing is left behind. */
+/* Let every disk call of every kind of message fail, one after the other, and
+ * again with a disk for the mailboxes: all recipients or none, and nothing is
+ * left behind. */
 START_TEST(each_call_fails_once)
 {
 	int failures = 0;
+	const char *to = kinds[_i % (int)NELEM(kinds)].to;
 
+	two_disks = _i >= (int)NELEM(kinds);
 	for (int n = 1;; n++) {
 		size_t queue = in_queue(), alice = in_mailbox("alice");
 		size_t bob = in_mailbox("bob");
 
 		srv.spool.use_syncfs = n % 2 == 0;
-		struct msg *m = message(kinds[_i].to, "x\n");
+		struct msg *m = message(to, "x\n");
 
 		spool_submit(m);
 		disk(n);
@@ -636,6 +709,8 @@ START_TEST(each_call_fails_once)
 		    failed ? MSG_REFUSED : MSG_COMMITTED);
 		spool_drop(m);
 		ck_assert_uint_eq(in_tmp(), 0);
+		ck_assert_uint_eq(count("mailserv-data/mail/alice/tmp", "",
+				      NULL), 0);
 		if (!failed && n % 2 == 1)
 			break;
 		if (!failed)
@@ -674,6 +749,51 @@ START_TEST(sync_that_failed_is_not_believed)
 	later = message("z@far.test", "x\n");
 	ck_assert_int_eq(commit(later), MSG_COMMITTED);
 	spool_drop(later);
+}
+END_TEST
+
+/* Each message hears of its own trouble: one that the disk refused before is
+ * not told of a sync that failed later, whichever that was. */
+START_TEST(refused_before_the_sync_fails)
+{
+	for (int n = 1; n <= 7; n++) {
+		struct msg *full = message("alice@here.test x@far.test", "x\n");
+		struct msg *good = message("alice@here.test x@far.test", "x\n");
+
+		full->error = ENOSPC;
+		spool_submit(full);
+		spool_submit(good);
+		srv.spool.use_syncfs = false;
+		disk(n);
+		spool_commit();
+		disk(0);
+		ck_assert_int_eq(full->error, ENOSPC);
+		ck_assert_int_eq(good->error, EIO);
+		spool_drop(full);
+		spool_drop(good);
+		ck_assert_uint_eq(in_tmp() + in_queue(), 0);
+		ck_assert_uint_eq(in_mailbox("alice"), 0);
+	}
+}
+END_TEST
+
+/* Where a mailbox is on another file system, it gets a copy, and the folder's
+ * own sync: syncfs() of queue/ would not reach it. */
+START_TEST(mailboxes_on_another_disk)
+{
+	struct msg *m = message("alice@here.test bob@here.test carol@here.test",
+	    "Subject: x\n\ntext\n");
+
+	two_disks = srv.spool.use_syncfs = true;
+	spool_submit(m);
+	disk(0);
+	spool_commit();
+	ck_assert_int_eq(m->state, MSG_COMMITTED);
+	ck_assert(!srv.spool.one_fs);
+	ck_assert_ptr_null(strchr(calls, 'S'));
+	spool_drop(m);
+	ck_assert_ptr_nonnull(strstr(mail_of("carol"), "\n\ntext\n"));
+	ck_assert_uint_eq(count("mailserv-data/mail/carol/tmp", "", NULL), 0);
 }
 END_TEST
 
@@ -1180,6 +1300,31 @@ START_TEST(modes)
 }
 END_TEST
 
+/* syncfs(2) tells of errors since Linux 5.8; what cannot be read is older. */
+static const struct {
+	const char *release;
+	bool tells;
+} kernels[] = {
+	{ "5.8.0-1-amd64", true },
+	{ "5.7.19", false },
+	{ "5.10.16.3-microsoft-standard-WSL2", true },
+	{ "4.19.0-27", false },
+	{ "6.1.0", true },
+	{ "10.0", true },
+	{ "5", false },
+	{ "unknown", false },
+};
+
+START_TEST(syncfs_of_a_kernel)
+{
+	kernel = kernels[_i].release;
+	close(srv.spool.lock);
+	srv.spool.use_syncfs = !kernels[_i].tells;
+	ck_assert_int_eq(spool_start(conf), 0);
+	ck_assert(srv.spool.use_syncfs == kernels[_i].tells);
+}
+END_TEST
+
 /* spool_start() of another data_dir: its status; what it logs is captured,
  * and what it opened is closed. */
 static int
@@ -1510,12 +1655,15 @@ static const struct {
 	{ "way in", &ids_only_grow, 0 },
 	{ "way in", &content_is_counted, 0 },
 	{ "way in", &content_in_pieces, 0 },
+	{ "way in", &writes_in_pieces, 0 },
 	{ "way in", &dropped_before_the_commit, 0 },
 	{ "commit", &commit_of_each_kind, (int)NELEM(kinds) },
 	{ "commit", &envelope_text, 0 },
 	{ "commit", &order_of_the_steps, 0 },
 	{ "commit", &group_commit, 0 },
-	{ "commit", &each_call_fails_once, (int)NELEM(kinds) },
+	{ "commit", &each_call_fails_once, 2 * (int)NELEM(kinds) },
+	{ "commit", &refused_before_the_sync_fails, 0 },
+	{ "commit", &mailboxes_on_another_disk, 0 },
 	{ "commit", &sync_that_failed_is_not_believed, 0 },
 	{ "commit", &refused_alone, 0 },
 	{ "commit", &refused_by_the_disk, 0 },
@@ -1533,6 +1681,7 @@ static const struct {
 	{ "failed", &fail_torn, 0 },
 	{ "failed", &fail_fails, 0 },
 	{ "start", &modes, 0 },
+	{ "start", &syncfs_of_a_kernel, (int)NELEM(kernels) },
 	{ "start", &lock_is_taken, 0 },
 	{ "start", &state_cannot_be_had, 0 },
 	{ "start", &folders_last, 0 },
