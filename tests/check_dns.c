@@ -1664,6 +1664,62 @@ START_TEST(names_that_nobody_can_have)
 }
 END_TEST
 
+/* Truncated over TCP as well: what came is taken, and nobody asks again. */
+START_TEST(truncated_over_tcp)
+{
+	struct lookup *l = dns_ask("many.test", RR_A);
+
+	expect_query(0);
+	begin_reply(OK_FLAGS | 0x200);
+	send_reply(0);
+	int fd = expect_stream(0);
+
+	begin_reply(OK_FLAGS | 0x200);
+	for (unsigned i = 0; i < 300; i++)
+		put_a("many.test", 60, i);
+	msg[6] = 300 >> 8; /* put_a() counts in one octet */
+	unsigned char prefix[] = { (unsigned char)(msg_len >> 8),
+		(unsigned char)msg_len };
+
+	send(fd, prefix, 2, 0);
+	ck_assert_int_eq(send(fd, msg, msg_len, 0), (int)msg_len);
+	for (int i = 0; i < TURNS && l->state == LOOKUP_PENDING; i++)
+		turn();
+	ck_assert_int_eq(l->state, LOOKUP_FOUND);
+	ck_assert_uint_eq(l->n, 256); /* ANSWERS_MAX */
+	check_addr(l, 255, 255);
+	dns_drop(l);
+	close(fd);
+	no_query(0);
+}
+END_TEST
+
+/* Ten thousand look-ups at once, and not one more: it fails at once. */
+START_TEST(lookups_have_a_limit)
+{
+	static struct lookup *l[10001];
+	char name[32];
+
+	for (int i = 0; i < 10001; i++) {
+		snprintf(name, sizeof(name), "m%d.test", i);
+		l[i] = dns_ask(name, RR_A);
+		ck_assert_ptr_nonnull(l[i]);
+	}
+	ck_assert_int_eq(l[9999]->state, LOOKUP_PENDING);
+	ck_assert_int_eq(l[10000]->state, LOOKUP_FAILED);
+	ck_assert_str_eq(l[10000]->why, "too many look-ups at once");
+	dns_drop(l[10000]);
+	dns_drop(l[9999]);
+	l[9999] = dns_ask("again.test", RR_A);
+	ck_assert_int_eq(l[9999]->state, LOOKUP_PENDING);
+	for (int i = 9999; i >= 0; i--)
+		dns_drop(l[i]);
+	net_settle();
+	dns_reap();
+	ck_assert_uint_eq(srv.net.n, 0);
+}
+END_TEST
+
 /* More look-ups than sockets: the rest waits; dropping them is always right. */
 START_TEST(many_lookups_wait_for_a_place)
 {
@@ -1862,6 +1918,8 @@ add_resolver_tests(Suite *suite)
 	tcase_add_test(tcase, rfc7505_3_null_mx);
 	tcase_add_test(tcase, own_zones_answer);
 	tcase_add_test(tcase, names_that_nobody_can_have);
+	tcase_add_test(tcase, truncated_over_tcp);
+	tcase_add_test(tcase, lookups_have_a_limit);
 	tcase_add_test(tcase, many_lookups_wait_for_a_place);
 	tcase_add_test(tcase, fuzz_replies);
 	tcase_add_test(tcase, asked_between_turns);
