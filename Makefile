@@ -44,8 +44,9 @@ demo: $(SERVER) $(BUILD)/dialogue $(BUILD)/freeport
 # A suite names the objects it is linked with in a comment, "Links with: ...";
 # without one it gets all of them.  "Wraps: ..." names functions of libc that
 # it has its own version of, __wrap_NAME() for NAME(), so that they can fail.
-# check_program and check_story play with the real binary.
-SUITES := $(patsubst tests/%.c,%,$(wildcard tests/check_*.c))
+# check_program and check_story play with the real binary.  The longest first.
+SUITES := check_story $(filter-out check_story,\
+	$(patsubst tests/%.c,%,$(wildcard tests/check_*.c)))
 TEST_SERVER := $(BUILD)/mailserv
 TEST_OBJ := $(OBJ:$(BUILD)/mailserv.o=$(BUILD)/mailserv_main.o)
 CHECK_LIBS = $(shell pkg-config --libs check)
@@ -91,11 +92,23 @@ test: $(SUITES:%=$(BUILD)/%) $(TEST_SERVER) $(BUILD)/dialogue
 	@$(MAKE) --no-print-directory -k -j2 -Otarget $(SUITES:%=run-%)
 
 run-check_%:
-	@BUILD=$(BUILD) $(BUILD)/check_$*
+	@BUILD=$(BUILD) $(UNDER) $(BUILD)/check_$*
 
 test-sanitized:
 	$(MAKE) BUILD=build-asan OPT=-O1 CFLAGS="-Wno-null-dereference \
 	    -fsanitize=address,undefined -fno-sanitize-recover=all" test
+
+# Errors and leaks, also of servers that the suites start; Check multiplies its
+# time-outs.  What Valgrind says of a process is found in valgrind.PID, and
+# printed at the end.  It takes some minutes: SUITES="check_spool" makes it less.
+test-valgrind:
+	rm -f build-valgrind/valgrind.*
+	CK_TIMEOUT_MULTIPLIER=20 $(MAKE) BUILD=build-valgrind \
+	    UNDER="valgrind -q --error-exitcode=99 --leak-check=full \
+	    --errors-for-leak-kinds=definite --show-leak-kinds=definite \
+	    --trace-children=yes --trace-children-skip=*/rm,*/dialogue \
+	    --log-file=$(CURDIR)/build-valgrind/valgrind.%p" test; \
+	    status=$$?; ! cat build-valgrind/valgrind.* | grep . && exit $$status
 
 # The -O0 keeps what the source says apart.  A server that is killed writes no
 # counts; one that is stopped does.  LIMIT is a percentage of the branches.
@@ -156,4 +169,4 @@ clean:
 
 .PHONY: fast demo test test-sanitized test-stress torture torture-short load \
 	load-short fast-load numbers tidy cppcheck format-check clean \
-	coverage
+	coverage test-valgrind
