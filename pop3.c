@@ -874,10 +874,8 @@ pop3_line(struct pop3 *s, enum line got, const char *line, size_t len)
 	else
 		v = strlen(line) != len ? SAY_NUL : pop3_obey(s, line);
 	/* It may have been a password, and the buffer may have moved it. */
-	if (s->state != POP3_TRANSACTION) {
-		explicit_bzero(in->data, in->start);
-		explicit_bzero(in->data + in->end, in->cap - in->end);
-	}
+	explicit_bzero(in->data, in->start);
+	explicit_bzero(in->data + in->end, in->cap - in->end);
 	pop3_answer(s, v);
 }
 

@@ -1199,7 +1199,8 @@ START_TEST(passwords_are_not_kept)
 	PLAY(fd, "S: +OK", "C: USER alice", "S: +OK", "R: PASS swordf",
 	    "R: ish\r\n", "T: 1000", "S: -ERR", "C: AUTH PLAIN swordfish",
 	    "S: -ERR", "C: PASS\tswordfish", "S: -ERR", "C: pass swordfish",
-	    "S: -ERR", "R: PASS swordfish\n", "S: -ERR");
+	    "S: -ERR", "R: PASS swordfish\n", "S: -ERR", "C: USER alice",
+	    "S: +OK", "C: PASS a b c", "S: +OK"); /* right, and at once */
 	fflush(stderr);
 	dup2(old, STDERR_FILENO);
 	close(old);
@@ -1215,6 +1216,8 @@ START_TEST(passwords_are_not_kept)
 
 	ck_assert_ptr_null(memmem(s, sizeof(*s), "sword", 5));
 	ck_assert_ptr_null(memmem(s->c.in.data, s->c.in.cap, "sword", 5));
+	ck_assert_ptr_null(memmem(s, sizeof(*s), "a b c", 5));
+	ck_assert_ptr_null(memmem(s->c.in.data, s->c.in.cap, "a b c", 5));
 	close(fd);
 }
 END_TEST
