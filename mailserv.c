@@ -88,11 +88,12 @@ open_ports(void)
 	return ok ? 0 : EX_UNAVAILABLE;
 }
 
-/* A folder that is made here is given to the user whom we become. */
+/* A folder that is made here is given to the user whom we become.  Not what
+ * a symbolic link leads to that somebody has put there since. */
 static void
 give_folder(const char *path, const struct passwd *pw)
 {
-	if (mkdir(path, 0700) == 0 && chown(path, pw->pw_uid, pw->pw_gid) < 0)
+	if (mkdir(path, 0700) == 0 && lchown(path, pw->pw_uid, pw->pw_gid) < 0)
 		log_event(PART_MAIN, "-", "%s: %s", path, strerror(errno));
 }
 
@@ -343,6 +344,10 @@ hint(void)
 static int
 run_server(void)
 {
+	/* No core is written, for it would hold passwords; gdb needs none.  At
+	 * a limit of 0 Linux still feeds a program that core_pattern names, at
+	 * 1 nobody.  It fails only where the limit is 0 already. */
+	(void)setrlimit(RLIMIT_CORE, &(struct rlimit){ 1, 1 });
 	umask(077);
 	raise_limit();
 	catch_signals();
