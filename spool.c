@@ -761,7 +761,9 @@ spool_commit(void)
 
 /* ---- the folders, and what a crash left in them -------------------------- */
 
-/* A folder of the state, made where there is none; ours alone.  -1: errno. */
+/* A folder of the state, made where there is none; ours alone.  -1: errno.
+ * Who may write into it could put a folder of theirs in the place of one of
+ * ours, and read the mail: sshd(8) does not trust such a one either. */
 static int
 open_folder(int at, const char *name)
 {
@@ -771,7 +773,8 @@ open_folder(int at, const char *name)
 		return -1;
 	int fd = openat(at, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
-	if (fd >= 0 && fstat(fd, &st) == 0 && st.st_uid != geteuid()) {
+	if (fd >= 0 && fstat(fd, &st) == 0 &&
+	    (st.st_uid != geteuid() || (st.st_mode & (S_IWGRP | S_IWOTH)))) {
 		close(fd);
 		errno = EPERM;
 		return -1;
@@ -784,7 +787,9 @@ static int
 no_state(const struct conf *conf)
 {
 	log_event(PART_MAIN, "-", "%s: %s", conf->data_dir,
-	    errno == EPERM ? "belongs to another user" : strerror(errno));
+	    errno == EPERM ? "a folder of it belongs to another user, or"
+			     " others may write to it" :
+			     strerror(errno));
 	return EX_CANTCREAT;
 }
 
@@ -823,9 +828,9 @@ open_folders(const struct conf *conf)
 	int data = open_folder(AT_FDCWD, conf->data_dir);
 	int mail_fd = data >= 0 ? open_folder(data, "mail") : -1;
 
-	spool->dir = data >= 0 ? open_folder(data, "queue") : -1;
-	bool ok = spool->dir >= 0 && mail_fd >= 0 &&
-	    fstat(spool->dir, &queue) == 0 && fstat(mail_fd, &mail) == 0;
+	spool->dir = mail_fd >= 0 ? open_folder(data, "queue") : -1;
+	bool ok = spool->dir >= 0 && fstat(spool->dir, &queue) == 0 &&
+	    fstat(mail_fd, &mail) == 0;
 	int why = errno;
 
 	spool->one_fs = ok && queue.st_dev == mail.st_dev;
