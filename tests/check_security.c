@@ -1,0 +1,473 @@
+/*
+ * check_security.c -- what strangers may not: relay, read, write, gain.
+ *
+ * Against the real binary, which sees its clients come from several addresses
+ * of loopback.  What needs root is told as skipped where there is none.
+ * NOTES.md has the table of what is promised.
+ *
+ * Links with: none
+ */
+#include "program.h"
+#include <arpa/inet.h>
+#include <ftw.h>
+#include <grp.h>
+#include <pwd.h>
+#include <sys/resource.h>
+
+/* Addresses of clients: relay_from holds the first, and not the others. */
+#define INSIDE	"127.0.0.2"
+#define OUTSIDE "127.0.0.3"
+
+/* Clients without names, hosts that nobody has: nothing is looked up. */
+static void
+setup_alone(void)
+{
+	setup();
+	ck_assert_int_eq(chmod(world.dir, 0755), 0);
+	write_file("users", "alice:{PLAIN}alice\nbob:{PLAIN}bob\n");
+}
+
+/* The configuration of MAIL1, and what a test adds to it. */
+static void
+configure(const char *more)
+{
+	write_file("mail1.conf", "hostname here.test\ndata_dir data\n"
+	    "listen_smtp 127.0.0.1:%u\nlisten_pop3 127.0.0.1:%u\n"
+	    "users users\nresolver 127.0.0.1:%u\nsmtp_port %u\n%s",
+	    world.smtp, world.pop3, world.dns, free_port(), more);
+}
+
+/* A path in the world's folder, in one of four buffers in turn. */
+static const char *
+in_world(const char *name)
+{
+	static char path[4][PATH_MAX];
+	static unsigned turn;
+	char *at = path[turn++ % 4];
+
+	snprintf(at, PATH_MAX, "%.2000s/%.2000s", world.dir, name);
+	return at;
+}
+
+/* Does this test have to be left out? */
+static bool
+skipped(void)
+{
+	if (geteuid() != 0)
+		printf("skipped: needs root\n");
+	return geteuid() != 0;
+}
+
+/* Run mailserv with these arguments (parted by blanks); its exit status.  124:
+ * it should have ended, and runs. */
+static int
+run(const char *arguments)
+{
+	char binary[PATH_MAX], command[3 * PATH_MAX];
+
+	built("mailserv", binary);
+	snprintf(command, sizeof(command),
+	    "cd '%s' && timeout %d '%s' %s >out 2>&1 </dev/null", world.dir,
+	    PATIENCE, binary, arguments);
+	int status = system(command);
+
+	ck_assert(WIFEXITED(status));
+	return WEXITSTATUS(status);
+}
+
+/* What the last run printed. */
+static const char *
+printed(void)
+{
+	return read_file(in_world("out"));
+}
+
+/* ---- clients ------------------------------------------------------------- */
+
+/* A connection from one address of loopback to a port of another; 20 seconds
+ * of silence end it. */
+static int
+dial(const char *from, const char *to, unsigned port)
+{
+	struct sockaddr_in us = { .sin_family = AF_INET }, them = us;
+	struct timeval patience = { .tv_sec = PATIENCE };
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	them.sin_port = htons((uint16_t)port);
+	ck_assert_int_eq(inet_pton(AF_INET, from, &us.sin_addr), 1);
+	ck_assert_int_eq(inet_pton(AF_INET, to, &them.sin_addr), 1);
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+	ck_assert_int_eq(bind(fd, (struct sockaddr *)&us, sizeof(us)), 0);
+	ck_assert_int_eq(connect(fd, (struct sockaddr *)&them, sizeof(them)),
+	    0);
+	return fd;
+}
+
+/* The last line of a reply, without CRLF; "" when the server has gone. */
+static const char *
+hear(int fd)
+{
+	static char line[1024];
+
+	do {
+		size_t len = 0;
+
+		while (len < sizeof(line) - 1 && recv(fd, line + len, 1, 0) == 1 &&
+		    line[len] != '\n')
+			len++;
+		line[len - (len > 0)] = '\0';
+	} while (strlen(line) > 3 && line[3] == '-');
+	return line;
+}
+
+/* Say these octets; the reply. */
+static const char *
+say_octets(int fd, const char *data, size_t len)
+{
+	ck_assert_int_eq(send(fd, data, len, MSG_NOSIGNAL), (ssize_t)len);
+	return hear(fd);
+}
+
+/* Say a line; the reply. */
+__attribute__((format(printf, 2, 3))) static const char *
+say(int fd, const char *fmt, ...)
+{
+	char line[1024];
+	va_list ap;
+
+	va_start(ap, fmt);
+	int len = vsnprintf(line, sizeof(line) - 2, fmt, ap);
+
+	va_end(ap);
+	memcpy(line + len, "\r\n", 3);
+	return say_octets(fd, line, (size_t)len + 2);
+}
+
+/* The server must answer so. */
+#define EXPECT(want, heard)                                                  \
+	do {                                                                 \
+		const char *got_ = (heard);                                  \
+		ck_assert_msg(strncmp(got_, want, strlen(want)) == 0,        \
+		    "wanted %s, heard %s", want, got_);                      \
+	} while (0)
+
+/* An SMTP client that was greeted. */
+static int
+smtp_from(const char *address)
+{
+	int fd = dial(address, "127.0.0.1", world.smtp);
+
+	EXPECT("220", hear(fd));
+	EXPECT("250", say(fd, "EHLO client.test"));
+	return fd;
+}
+
+/* Send one message; what is said after the dot. */
+static const char *
+send_message(int fd, const char *to)
+{
+	EXPECT("250", say(fd, "MAIL FROM:<eve@sender.test>"));
+	EXPECT("250", say(fd, "RCPT TO:<%s>", to));
+	EXPECT("354", say(fd, "DATA"));
+	return say(fd, "Subject: x\r\n\r\ntext\r\n.");
+}
+
+/* ---- what lies on disk --------------------------------------------------- */
+
+/* What the tree below data_dir must be like; see tree_is(). */
+static struct {
+	uid_t owner;
+	size_t files;
+	char wrong[PATH_MAX + 64];
+} tree;
+
+static int
+tree_look(const char *path, const struct stat *st, int kind, struct FTW *where)
+{
+	mode_t want = S_ISDIR(st->st_mode) ? 0700 : 0600;
+
+	(void)kind;
+	(void)where;
+	tree.files += S_ISREG(st->st_mode);
+	if (st->st_uid != tree.owner || (st->st_mode & 07777) != want)
+		snprintf(tree.wrong, sizeof(tree.wrong), "%.4000s: %o, %u",
+		    path, st->st_mode & 07777, st->st_uid);
+	return 0;
+}
+
+/* Everything in data_dir belongs to owner, and nobody else may look; how many
+ * files there are. */
+static size_t
+tree_is(uid_t owner)
+{
+	memset(&tree, 0, sizeof(tree));
+	tree.owner = owner;
+	ck_assert_int_eq(nftw(in_world("data"), tree_look, 16, FTW_PHYS), 0);
+	ck_assert_msg(tree.wrong[0] == '\0', "%s", tree.wrong);
+	return tree.files;
+}
+
+/* Is there a file in this folder whose name holds this text? */
+static bool
+holds(const char *folder, const char *text)
+{
+	DIR *dir = opendir(in_world(folder));
+	bool found = false;
+
+	for (struct dirent *e; dir != NULL && (e = readdir(dir)) != NULL;)
+		found |= strstr(e->d_name, text) != NULL;
+	if (dir != NULL)
+		closedir(dir);
+	return found;
+}
+
+/* ---- the state: whose, and who may look ---------------------------------- */
+
+/* Whatever the caller's umask: one message is delivered, one waits. */
+START_TEST(state_is_ours_alone)
+{
+	configure("relay_from 127.0.0.2\n");
+	umask(0);
+	start(MAIL1);
+	umask(022);
+	int fd = smtp_from(INSIDE);
+
+	EXPECT("250", send_message(fd, "alice@here.test"));
+	EXPECT("250", send_message(fd, "x@far.test"));
+	wait_for(in_world("data/queue/.hosts"), "far.test", 1);
+	/* lock, .hosts, envelope, content; in the mailbox */
+	ck_assert_uint_eq(tree_is(geteuid()), 5);
+	close(fd);
+}
+END_TEST
+
+/* Folders of the state. */
+static const char *const folders[] = { "data", "data/mail", "data/queue",
+	"data/queue/tmp", "data/queue/failed" };
+enum { N_FOLDERS = sizeof(folders) / sizeof(*folders) };
+
+static void
+make_state(void)
+{
+	for (size_t i = 0; i < N_FOLDERS; i++)
+		ck_assert_int_eq(mkdir(in_world(folders[i]), 0700), 0);
+}
+
+/* A folder that others may write into is no place for mail: 73. */
+START_TEST(state_that_others_may_write)
+{
+	static const mode_t modes[] = { 0720, 0702, 01777 };
+
+	configure("");
+	make_state();
+	for (size_t i = 0; i < 3; i++) {
+		ck_assert_int_eq(chmod(in_world(folders[_i]), modes[i]), 0);
+		ck_assert_int_eq(run("-c mail1.conf"), 73);
+		ck_assert_ptr_nonnull(strstr(printed(),
+		    "others may write to it"));
+	}
+	/* Who may only look is the operator's affair. */
+	ck_assert_int_eq(chmod(in_world(folders[_i]), 0755), 0);
+	start(MAIL1);
+}
+END_TEST
+
+/* Nor is one of another user. */
+START_TEST(state_of_another_user)
+{
+	if (skipped())
+		return;
+	configure("");
+	make_state();
+	ck_assert_int_eq(chown(in_world(folders[_i]), 65534, 65534), 0);
+	ck_assert_int_eq(run("-c mail1.conf"), 73);
+	ck_assert_ptr_nonnull(strstr(printed(), "belongs to another user"));
+}
+END_TEST
+
+/* data_dir may be a link of the operator's; the lock may not. */
+START_TEST(links_in_the_state)
+{
+	configure("");
+	ck_assert_int_eq(mkdir(in_world("elsewhere"), 0700), 0);
+	ck_assert_int_eq(symlink("elsewhere", in_world("data")), 0);
+	start(MAIL1);
+	stop(MAIL1, SIGTERM);
+	ck_assert(holds("elsewhere/queue", "lock"));
+	write_file("precious", "text");
+	ck_assert_int_eq(unlink(in_world("data/queue/lock")), 0);
+	ck_assert_int_eq(symlink("../../precious", in_world("data/queue/lock")),
+	    0);
+	ck_assert_int_eq(run("-c mail1.conf"), 73);
+	ck_assert_str_eq(read_file(in_world("precious")), "text");
+}
+END_TEST
+
+/* ---- privileges ---------------------------------------------------------- */
+
+/* The value of a line of /proc/PID/FILE that begins with key, its blanks
+ * made one. */
+static const char *
+proc_line(const char *file, const char *key)
+{
+	static char value[256];
+	char path[64];
+	size_t len = 0;
+
+	snprintf(path, sizeof(path), "/proc/%d/%s", (int)world.pid[MAIL1],
+	    file);
+	const char *at = strstr(read_file(path), key);
+
+	ck_assert_msg(at != NULL, "no %s in %s", key, path);
+	for (at += strlen(key); *at != '\n' && len + 1 < sizeof(value); at++)
+		if (strchr(" \t", *at) == NULL)
+			value[len++] = *at;
+		else if (len > 0 && value[len - 1] != ' ')
+			value[len++] = ' ';
+	while (len > 0 && value[len - 1] == ' ')
+		len--;
+	value[len] = '\0';
+	return value;
+}
+
+/* No core, for it would hold the passwords; gdb may attach all the same,
+ * which needs that /proc/PID is ours. */
+START_TEST(no_core_is_written)
+{
+	struct rlimit limit;
+	char want[64];
+
+	ck_assert_int_eq(getrlimit(RLIMIT_CORE, &limit), 0);
+	limit.rlim_cur = limit.rlim_max;
+	ck_assert_int_eq(setrlimit(RLIMIT_CORE, &limit), 0);
+	configure("");
+	start(MAIL1);
+	int len = snprintf(want, sizeof(want), "%d ", limit.rlim_max > 0);
+
+	const char *now = proc_line("limits", "Max core file size");
+
+	ck_assert_int_eq(strncmp(now, want, (size_t)len), 0);
+	ck_assert_int_eq(kill(world.pid[MAIL1], SIGQUIT), 0);
+	int status = 0;
+
+	ck_assert_int_eq(waitpid(world.pid[MAIL1], &status, 0),
+	    world.pid[MAIL1]);
+	world.pid[MAIL1] = 0;
+	ck_assert(WIFSIGNALED(status) && !WCOREDUMP(status));
+}
+END_TEST
+
+/* After the ports are open root is given up, wholly and for good. */
+START_TEST(root_is_given_up)
+{
+	struct passwd *pw = getpwnam("nobody");
+	gid_t groups[] = { 1, 2, 3 };
+	char want[128], path[64];
+	struct stat st;
+
+	if (skipped())
+		return;
+	ck_assert_ptr_nonnull(pw);
+	configure("run_as nobody\n");
+	ck_assert_int_eq(setgroups(3, groups), 0);
+	start(MAIL1);
+	snprintf(want, sizeof(want), "%u %u %u %u", pw->pw_uid, pw->pw_uid,
+	    pw->pw_uid, pw->pw_uid);
+	ck_assert_str_eq(proc_line("status", "\nUid:"), want);
+	snprintf(want, sizeof(want), "%u %u %u %u", pw->pw_gid, pw->pw_gid,
+	    pw->pw_gid, pw->pw_gid);
+	ck_assert_str_eq(proc_line("status", "\nGid:"), want);
+	ck_assert_str_eq(proc_line("status", "\nGroups:"), "");
+	ck_assert_str_eq(proc_line("status", "\nCapEff:"), "0000000000000000");
+	ck_assert_str_eq(proc_line("status", "\nCapPrm:"), "0000000000000000");
+	ck_assert_str_eq(proc_line("status", "\nNoNewPrivs:"), "1");
+	/* Not dumpable: so /proc gives its files to root (proc(5)). */
+	snprintf(path, sizeof(path), "/proc/%d/status", (int)world.pid[MAIL1]);
+	ck_assert_int_eq(stat(path, &st), 0);
+	ck_assert_uint_eq(st.st_uid, 0);
+	EXPECT("250", send_message(smtp_from(INSIDE), "alice@here.test"));
+	ck_assert_uint_eq(tree_is(pw->pw_uid), 2);
+}
+END_TEST
+
+/* SIGHUP reads with that user's rights: what only root may read is an error,
+ * and the old configuration stays. */
+START_TEST(reload_without_root)
+{
+	char log[PATH_MAX];
+
+	if (skipped())
+		return;
+	configure("run_as nobody\n");
+	start(MAIL1);
+	log_path(MAIL1, log);
+	write_file("users", "carol:{PLAIN}carol\n");
+	ck_assert_int_eq(chmod(in_world("users"), 0600), 0);
+	kill(world.pid[MAIL1], SIGHUP);
+	wait_for(log, "configuration kept", 1);
+	ck_assert_ptr_nonnull(strstr(read_file(log),
+	    "users: Permission denied"));
+	int fd = smtp_from(INSIDE);
+
+	EXPECT("250", say(fd, "MAIL FROM:<>"));
+	EXPECT("550 5.1.1", say(fd, "RCPT TO:<carol@here.test>"));
+	EXPECT("250", say(fd, "RCPT TO:<alice@here.test>"));
+	close(fd);
+}
+END_TEST
+
+/* A mailbox that another user has is not written into: 451. */
+START_TEST(mailbox_of_another_user)
+{
+	if (skipped())
+		return;
+	configure("run_as nobody\n");
+	start(MAIL1);
+	ck_assert_int_eq(mkdir(in_world("data/mail/alice"), 0700), 0);
+	int fd = smtp_from(INSIDE);
+
+	EXPECT("451", send_message(fd, "alice@here.test"));
+	EXPECT("250", send_message(fd, "bob@here.test"));
+	close(fd);
+}
+END_TEST
+
+/* Root keeps no port below 1024 for itself. */
+START_TEST(root_needs_run_as)
+{
+	if (skipped())
+		return;
+	write_file("mail1.conf", "domain none\nlisten_smtp 127.0.0.1:999\n");
+	ck_assert_int_eq(run("-c mail1.conf"), 78);
+	ck_assert_ptr_nonnull(strstr(printed(), "mail1.conf:2: root on a port"
+	    " below 1024: run_as must say"));
+	ck_assert_int_eq(access(in_world("mailserv-data"), F_OK), -1);
+}
+END_TEST
+
+int
+main(void)
+{
+	Suite *suite = suite_create("security");
+	TCase *tc = tcase_create("security");
+
+	tcase_add_checked_fixture(tc, setup_alone, teardown);
+	tcase_set_timeout(tc, 120);
+	tcase_add_test(tc, state_is_ours_alone);
+	tcase_add_loop_test(tc, state_that_others_may_write, 0, N_FOLDERS);
+	tcase_add_loop_test(tc, state_of_another_user, 0, N_FOLDERS);
+	tcase_add_test(tc, links_in_the_state);
+	tcase_add_test(tc, no_core_is_written);
+	tcase_add_test(tc, root_is_given_up);
+	tcase_add_test(tc, reload_without_root);
+	tcase_add_test(tc, mailbox_of_another_user);
+	tcase_add_test(tc, root_needs_run_as);
+	suite_add_tcase(suite, tc);
+	SRunner *runner = srunner_create(suite);
+
+	srunner_run_all(runner, CK_NORMAL);
+	int failed = srunner_ntests_failed(runner);
+
+	srunner_free(runner);
+	return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
