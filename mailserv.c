@@ -334,8 +334,7 @@ hint(void)
 	if (srv.conf->file != NULL || !isatty(STDERR_FILENO))
 		return;
 	fprintf(stderr,
-	    "\nTry, in another terminal (or by hand: nc -C"
-	    " 127.0.0.1 2525):\n"
+	    "\nTry, in another terminal (or by hand: nc -C 127.0.0.1 2525):\n"
 	    "  echo 'Subject: hello' | curl --crlf smtp://127.0.0.1:2525"
 	    " --mail-from bob@localhost --mail-rcpt alice@localhost -T -\n"
 	    "  curl pop3://alice:alice@127.0.0.1:1110/1\n\n");
