@@ -173,37 +173,17 @@ parse_number(const char *text, msec low, msec high, msec *out)
 	    *out <= high;
 }
 
-/* The number that a directive takes, or what is wrong with it. */
-static bool
-take_number(struct reader *rd, const struct directive *dir, const char *text,
-    msec *out)
-{
-	bool good = parse_number(text, dir->low, dir->high, out);
-
-	if (!good)
-		WRONG(rd, "%s: a number from %lld to %lld, not %s", dir->name,
-		    (long long)dir->low, (long long)dir->high, text);
-	return good;
-}
-
 static void
 read_number(struct reader *rd, const struct directive *dir, char **value)
 {
 	unsigned *number = field(rd, dir);
 	msec parsed;
 
-	if (take_number(rd, dir, value[0], &parsed))
+	if (parse_number(value[0], dir->low, dir->high, &parsed))
 		*number = (unsigned)parsed;
-}
-
-static void
-read_count(struct reader *rd, const struct directive *dir, char **value)
-{
-	size_t *count = field(rd, dir);
-	msec parsed;
-
-	if (take_number(rd, dir, value[0], &parsed))
-		*count = (size_t)parsed;
+	else
+		WRONG(rd, "%s: a number from %lld to %lld, not %s", dir->name,
+		    (long long)dir->low, (long long)dir->high, value[0]);
 }
 
 static void
@@ -660,10 +640,11 @@ static const struct directive directives[] = {
 	{ "expire", read_time, 1, 1, false, AT(expire), SECOND, DAYS(365) },
 	{ "max_message", read_size, 1, 1, false, AT(max_message), 1024,
 	    (msec)1 << 40 },
-	{ "max_recipients", read_count, 1, 1, false, AT(max_recipients), 1,
+	{ "max_recipients", read_number, 1, 1, false, AT(max_recipients), 1,
 	    3000 },
-	{ "max_clients", read_count, 1, 1, false, AT(max_clients), 1, 1000000 },
-	{ "max_per_client", read_count, 1, 1, false, AT(max_per_client), 0,
+	{ "max_clients", read_number, 1, 1, false, AT(max_clients), 1,
+	    1000000 },
+	{ "max_per_client", read_number, 1, 1, false, AT(max_per_client), 0,
 	    65535 },
 	{ "timeout_smtp", read_time, 1, 1, false, AT(timeout_smtp), SECOND,
 	    DAYS(1) },

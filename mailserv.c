@@ -164,15 +164,15 @@ raise_limit(void)
 		log_event(PART_MAIN, "-", "RLIMIT_NOFILE: %s", strerror(errno));
 	if (conf->max_clients + SPARE_FILES <= limit.rlim_cur)
 		return;
-	size_t few = limit.rlim_cur > 2 * SPARE_FILES ?
-	    (size_t)limit.rlim_cur - SPARE_FILES :
-	    (size_t)limit.rlim_cur / 2 + 1;
+	unsigned few = limit.rlim_cur > 2 * SPARE_FILES ?
+	    (unsigned)limit.rlim_cur - SPARE_FILES :
+	    (unsigned)limit.rlim_cur / 2 + 1;
 
 	if (conf->max_clients <= few)
 		return;
 	conf->max_clients = few;
 	log_event(PART_MAIN, "-",
-	    "warning: max_clients is %zu, for there are no more descriptors",
+	    "warning: max_clients is %u, for there are no more descriptors",
 	    conf->max_clients);
 }
 

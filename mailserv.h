@@ -106,7 +106,8 @@ struct conf {
 	msec retry[RETRY_STEPS];
 	size_t n_retry;
 	msec warn_after, expire;
-	size_t max_message, max_recipients, max_clients, max_per_client;
+	size_t max_message;
+	unsigned max_recipients, max_clients, max_per_client;
 	msec timeout_smtp, timeout_pop3, timeout_connect, timeout_relay;
 	char *run_as;
 	bool plain_ok;
