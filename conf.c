@@ -278,6 +278,20 @@ add_address(struct reader *rd, const struct address_list *to,
 		*added = *address;
 }
 
+/* Do we listen there already? */
+static bool
+is_taken(struct conf *conf, const union address *address)
+{
+	for (size_t i = 0; i < NELEM(listeners); i++) {
+		struct address_list of = list_of(conf, listeners[i]);
+
+		for (size_t k = 0; k < *of.n; k++)
+			if (address_equal(&(*of.list)[k], address))
+				return true;
+	}
+	return false;
+}
+
 static void
 read_addresses(struct reader *rd, const struct directive *dir, char **value)
 {
@@ -287,13 +301,15 @@ read_addresses(struct reader *rd, const struct directive *dir, char **value)
 	if (value[1] == NULL && strcmp(value[0], "none") == 0)
 		return;
 	for (; *value != NULL; value++) {
-		if (address_parse(*value, to.port, &address))
-			add_address(rd, &to, &address);
-		else
+		if (!address_parse(*value, to.port, &address))
 			WRONG(rd,
 			    "%s: no address: %s (127.0.0.1:2525 or"
 			    " [::1]:2525 would be)",
 			    dir->name, *value);
+		else if (to.port == 0 && is_taken(rd->conf, &address))
+			WRONG(rd, "%s: %s is there twice", dir->name, *value);
+		else
+			add_address(rd, &to, &address);
 	}
 }
 
@@ -434,6 +450,9 @@ read_relay_domain(struct reader *rd, const struct directive *dir, char **value)
 		WRONG(rd, "%s: no domain name: %s", dir->name, value[0]);
 		return;
 	}
+	for (size_t i = 0; i < conf->n_relay_domains; i++)
+		if (strcasecmp(conf->relay_domains[i].name, value[0]) == 0)
+			WRONG(rd, "%s %s is there twice", dir->name, value[0]);
 	struct relay_domain *added = append(rd, &conf->relay_domains,
 	    &conf->n_relay_domains, sizeof(*added));
 
@@ -448,6 +467,19 @@ read_relay_domain(struct reader *rd, const struct directive *dir, char **value)
 	free(path);
 }
 
+/* The last zone must be the only one with its origin. */
+static void
+check_origin(struct reader *rd, const struct directive *dir, const char *name)
+{
+	struct zone *const *zones = rd->conf->zones;
+	size_t last = rd->conf->n_zones - 1;
+
+	for (size_t i = 0; i < last; i++)
+		if (strcasecmp((const char *)zones[i]->origin.octets,
+			(const char *)zones[last]->origin.octets) == 0)
+			WRONG(rd, "%s %s is there twice", dir->name, name);
+}
+
 static void
 read_zone(struct reader *rd, const struct directive *dir, char **value)
 {
@@ -456,11 +488,12 @@ read_zone(struct reader *rd, const struct directive *dir, char **value)
 	struct zone **added = append(rd, &conf->zones, &conf->n_zones,
 	    sizeof(*added));
 
-	(void)dir;
 	if (added != NULL && path != NULL) {
 		*added = master_load(value[0], path, rd->diag);
 		if (*added == NULL)
 			no_memory(rd);
+		else
+			check_origin(rd, dir, value[0]);
 	}
 	free(path);
 }
@@ -501,6 +534,22 @@ parse_action(const char *text, struct fault *fault)
 	return true;
 }
 
+/* What a client may be failed at: see the verbs of smtp.c and pop3.c. */
+static bool
+is_fault_verb(enum kind kind, const char *verb)
+{
+	static const char *const verbs[] = {
+		[KIND_SMTP] = " connect dot HELO EHLO MAIL RCPT DATA RSET NOOP"
+			      " QUIT VRFY EXPN HELP ETRN TURN ",
+		[KIND_POP3] = " connect USER PASS STAT LIST RETR DELE NOOP RSET"
+			      " QUIT TOP UIDL CAPA ",
+	};
+	char word[16];
+
+	snprintf(word, sizeof(word), " %s ", verb);
+	return strcasestr(verbs[kind], word) != NULL;
+}
+
 /* fault smtp|pop3 VERB ACTION [PERCENT] */
 static void
 read_fault(struct reader *rd, const struct directive *dir, char **value)
@@ -511,8 +560,10 @@ read_fault(struct reader *rd, const struct directive *dir, char **value)
 
 	if (strcmp(value[0], "pop3") == 0)
 		fault.kind = KIND_POP3;
-	else if (strcmp(value[0], "smtp") != 0)
+	if (fault.kind == KIND_SMTP && strcmp(value[0], "smtp") != 0)
 		WRONG(rd, "%s: smtp or pop3, not %s", dir->name, value[0]);
+	else if (!is_fault_verb(fault.kind, value[1]))
+		WRONG(rd, "%s: no such verb: %s", dir->name, value[1]);
 	snprintf(fault.verb, sizeof(fault.verb), "%s", value[1]);
 	if (!parse_action(value[2], &fault))
 		WRONG(rd, "%s: no action: %s", dir->name, value[2]);
@@ -576,19 +627,25 @@ read_user(struct reader *rd, char *line)
 
 	if (colon != NULL)
 		*colon = '\0';
-	if (!is_user_name(line)) /* it may hold a password: not all is told */
-		WRONG(rd, "no user name: %.*s", (int)strcspn(line, " \t{"),
-		    line);
-	else if (strncmp(secret, "{PLAIN}", 7) != 0 &&
-	    strncmp(secret, "{CRYPT}", 7) != 0)
+	bool plain = strncmp(secret, "{PLAIN}", 7) == 0;
+
+	if (!is_user_name(line) ||
+	    (!plain && strncmp(secret, "{CRYPT}", 7) != 0)) {
+		/* Any part of it may be a password: none is told. */
 		WRONG(rd,
-		    "%s: {CRYPT}hash (see mailserv -H) or"
-		    " {PLAIN}password must follow the name",
-		    line);
-	else if (user_find(rd->conf, line) != NULL)
+		    "no user: NAME:{CRYPT}hash (see mailserv -H) or"
+		    " NAME:{PLAIN}password would be");
+		return;
+	}
+	if (user_find(rd->conf, line) != NULL) {
 		WRONG(rd, "user %s is there twice", line);
-	else
-		add_user(rd, line, secret);
+		return;
+	}
+	add_user(rd, line, secret);
+	/* "!" or "*" in its place says on purpose that no password fits. */
+	if (!plain && strspn(secret + 7, "!*$") == 0)
+		complain_mildly(rd->diag, rd->at,
+		    "user %s: no hash such as mailserv -H makes", line);
 }
 
 static void
@@ -698,8 +755,9 @@ read_directive(struct reader *rd, char *line)
 		return;
 	const struct directive *dir = find_directive(word[0]);
 
-	if (dir == NULL) {
-		WRONG(rd, "no such directive: %s", word[0]);
+	if (dir == NULL) { /* of a users file no password is told */
+		WRONG(rd, "no such directive: %.*s",
+		    (int)strcspn(word[0], ":{"), word[0]);
 		return;
 	}
 	unsigned *seen = &rd->seen[dir - directives];
@@ -856,6 +914,10 @@ check_alias(struct reader *rd, const struct alias *alias)
 	bool address = strchr(alias->target, '@') != NULL;
 
 	rd->at.line = alias->line;
+	if (user_find(rd->conf, alias->name) != NULL)
+		complain_mildly(rd->diag, rd->at,
+		    "alias %s is never used: the user of that name comes first",
+		    alias->name);
 	if (strchr(alias->name, '@') != NULL)
 		WRONG(rd, "alias %s: a local part of ours, without @",
 		    alias->name);

@@ -407,6 +407,7 @@ static const struct bad {
 	    CONF "1: zone takes no more than 2 values\n" },
 	{ "alias x", CONF "1: alias needs more values\n" },
 	{ "fault smtp MAIL", CONF "1: fault needs more values\n" },
+	{ "ann:{PLAIN}secret", CONF "1: no such directive: ann\n" },
 	{ "x\ny\n\nz", CONF "1: no such directive: x\n" CONF
 		"2: no such directive: y\n" CONF "4: no such directive: z\n" },
 	/* Names. */
@@ -441,6 +442,10 @@ static const struct bad {
 	{ "resolver ns.test",
 	    CONF "1: resolver: no address: ns.test (127.0.0.1:2525 or"
 		 " [::1]:2525 would be)\n" },
+	{ "listen_pop3 127.0.0.1:2526\nlisten_smtp [::]:2526 127.0.0.1:2526",
+	    CONF "2: listen_smtp: 127.0.0.1:2526 is there twice\n" },
+	{ "listen_dns 127.0.0.1:2053\nlisten_dns 127.0.0.1:2053",
+	    CONF "2: listen_dns: 127.0.0.1:2053 is there twice\n" },
 	/* Networks. */
 	{ "relay_from 192.0.2.0/33",
 	    CONF "1: relay_from: no network: 192.0.2.0/33 (192.0.2.0/24"
@@ -505,6 +510,11 @@ static const struct bad {
 	{ "fault imap X y 101", CONF "1: fault: smtp or pop3, not imap\n" CONF
 		"1: fault: no action: y\n" CONF
 		"1: fault: no percentage: 101\n" },
+	{ "fault smtp MALI drop", CONF "1: fault: no such verb: MALI\n" },
+	{ "fault smtp RETR drop", CONF "1: fault: no such verb: RETR\n" },
+	{ "fault pop3 dot drop", CONF "1: fault: no such verb: dot\n" },
+	{ "fault smtp RCPTRCPTRCPTRCPTRCPT drop",
+	    CONF "1: fault: no such verb: RCPTRCPTRCPTRCPTRCPT\n" },
 	{ "fault smtp MAIL 399", CONF "1: fault: no action: 399\n" },
 	{ "fault smtp MAIL 600", CONF "1: fault: no action: 600\n" },
 	{ "fault smtp MAIL -ERR", CONF "1: fault: no action: -ERR\n" },
@@ -522,6 +532,10 @@ static const struct bad {
 				" users, or domain none\n" },
 	{ USERS "relay_domain HERE.test",
 	    CONF "3: HERE.test is a domain and a relay_domain\n" },
+	{ "relay_domain a.test\nrelay_domain A.Test",
+	    CONF "2: relay_domain A.Test is there twice\n" },
+	{ "zone lab lab.zone\nzone LAB. lab.zone",
+	    CONF "2: zone LAB. is there twice\n" },
 	{ USERS "alias x nobody",
 	    CONF "3: alias x: no such user: nobody\n" },
 	{ USERS "alias x nobody@here.test",
@@ -596,28 +610,28 @@ END_TEST
 
 /* ---- users --------------------------------------------------------------- */
 
+#define NO_USER                                                        \
+	"1: no user: NAME:{CRYPT}hash (see mailserv -H) or"            \
+	" NAME:{PLAIN}password would be\n"
+
+/* No part of a line that is wrong is told: it may be the password. */
 static const struct bad bad_users[] = {
-	{ "bob", "~/u:1: bob: {CRYPT}hash (see mailserv -H) or"
-		 " {PLAIN}password must follow the name\n" },
-	{ "bob:secret", "~/u:1: bob: {CRYPT}hash (see mailserv -H) or"
-			" {PLAIN}password must follow the name\n" },
-	{ "bob:{plain}secret",
-	    "~/u:1: bob: {CRYPT}hash (see mailserv -H) or"
-	    " {PLAIN}password must follow the name\n" },
+	{ "bob", "~/u:" NO_USER },
+	{ "bob:secret", "~/u:" NO_USER },
+	{ "bob:{plain}secret", "~/u:" NO_USER },
 	{ "#x\nann:{PLAIN}a\nbob:{PLAIN}b\nANN:{PLAIN}c",
 	    "~/u:4: user ANN is there twice\n" },
-	{ ".bob:{PLAIN}b", "~/u:1: no user name: .bob\n" },
-	{ "a/b:{PLAIN}b", "~/u:1: no user name: a/b\n" },
-	{ ":{PLAIN}b", "~/u:1: no user name: \n" },
-	/* A colon forgotten is no reason to show the password. */
-	{ "bob {PLAIN}secret", "~/u:1: no user name: bob\n" },
-	{ "bob{PLAIN}sec:ret", "~/u:1: no user name: bob\n" },
+	{ ".bob:{PLAIN}b", "~/u:" NO_USER },
+	{ "a/b:{PLAIN}b", "~/u:" NO_USER },
+	{ ":{PLAIN}b", "~/u:" NO_USER },
+	{ "bob {PLAIN}secret", "~/u:" NO_USER },
+	{ "bob{PLAIN}sec:ret", "~/u:" NO_USER },
+	{ "bob;sec:ret", "~/u:" NO_USER },
+	{ "secret", "~/u:" NO_USER },
 	/* As long as a local part may be, and one more: RFC 5321 4.5.3.1.1 */
 	{ "a123456789b123456789c123456789d123456789e123456789f123456789"
 	  "12345:{PLAIN}b",
-	    "~/u:1: no user name: "
-	    "a123456789b123456789c123456789d123456789e123456789f123456789"
-	    "12345\n" },
+	    "~/u:" NO_USER },
 };
 
 START_TEST(bad_user)
@@ -630,6 +644,23 @@ START_TEST(bad_user)
 }
 END_TEST
 
+/* What works, but hardly as it was meant, is a warning. */
+START_TEST(doubtful)
+{
+	struct diag diag = { .errors = 0 };
+
+	test_write("u", "ann:{CRYPT}secret\nbob:{CRYPT}\nzoe:{CRYPT}!\n"
+			"amy:{CRYPT}*\nkim:{CRYPT}$6$salt$hash\n");
+	conf_free(load("domain here.test\nusers u\nalias Bob ann\n"
+		       "alias x y@far.test", "~/u:1: warning: user ann:"
+	    " no hash such as mailserv -H makes\n~/u:2: warning: user bob:"
+	    " no hash such as mailserv -H makes\n" CONF "3: warning: alias Bob is"
+	    " never used: the user of that name comes first\n", &diag));
+	ck_assert_uint_eq(diag.errors, 0);
+	ck_assert_uint_eq(diag.warnings, 3);
+}
+END_TEST
+
 /* Names keep their order, passwords all that stands after }: blanks, colons,
  * # and all.  A file with CRLF is read like one without. */
 START_TEST(good_users)
@@ -637,18 +668,18 @@ START_TEST(good_users)
 	struct diag diag = { .errors = 0 };
 
 	test_write("u", "zoe:{PLAIN} #a b# \r\n"
-			"A._+-9:{CRYPT}x:y\r\n"
+			"A._+-9:{CRYPT}$6$x$y\r\n"
 			"a123456789b123456789c123456789d123456789e123456789"
 			"f1234567891234:{PLAIN}p\n"
 			"#x:{PLAIN}y\n"
-			"mid:{PLAIN}last line without an end");
+			"mid:{PLAIN}last: line without an end");
 	struct conf *conf = load("domain none\nusers u", "", &diag);
 
 	ck_assert_str_eq(show(conf, "users"),
-	    "a._+-9=crypt:x:y; "
+	    "a._+-9=crypt:$6$x$y; "
 	    "a123456789b123456789c123456789d123456789e123456789"
 	    "f1234567891234=p; "
-	    "mid=last line without an end; zoe= #a b# ");
+	    "mid=last: line without an end; zoe= #a b# ");
 	/* The first of the file, not of the alphabet, is the postmaster. */
 	ck_assert_str_eq(show(conf, "alias"), "postmaster=zoe");
 	ck_assert_ptr_nonnull(user_find(conf, "ZOE"));
@@ -839,7 +870,7 @@ START_TEST(same_outside)
 	static const char *const outside[] = { "listen_smtp none",
 		"listen_smtp 127.0.0.1:2526",
 		"listen_smtp 127.0.0.1:2525 127.0.0.1:2526",
-		"listen_pop3 127.0.0.1:2525", "listen_dns 127.0.0.1:5353",
+		"listen_pop3 127.0.0.1:2527", "listen_dns 127.0.0.1:5353",
 		"data_dir elsewhere", "run_as nobody" };
 	struct diag diag = { .errors = 0 };
 	struct conf *one = load(base, "", &diag);
@@ -871,6 +902,7 @@ main(void)
 	tcase_add_test(tcase, values_on_a_line);
 	tcase_add_test(tcase, zone_that_is_not_there);
 	tcase_add_test(tcase, good_users);
+	tcase_add_test(tcase, doubtful);
 	tcase_add_test(tcase, postmaster_user);
 	tcase_add_test(tcase, defaults);
 	tcase_add_test(tcase, built_in);
