@@ -445,6 +445,400 @@ START_TEST(root_needs_run_as)
 }
 END_TEST
 
+/* ---- who may send where -------------------------------------------------- */
+
+/* Where a message has gone: the mailboxes, then "> " the addresses that wait
+ * in the queue; "" nowhere. */
+static const char *
+went_to(const char *id)
+{
+	static char text[1024];
+	char name[128];
+
+	snprintf(text, sizeof(text), "%s%s",
+	    holds("data/mail/alice/new", id) ? "alice " : "",
+	    holds("data/mail/bob/new", id) ? "bob " : "");
+	snprintf(name, sizeof(name), "data/queue/%.16s.env", id);
+	for (char *at = read_file(in_world(name));
+	     (at = strstr(at, "\nto ")) != NULL; at++)
+		snprintf(text + strlen(text), sizeof(text) - strlen(text),
+		    "> %.*s ", (int)strcspn(at + 4, "\n"), at + 4);
+	text[strlen(text) - (text[0] != '\0')] = '\0';
+	return text;
+}
+
+/* The client says RCPT; a reply that begins so, and where mail then goes. */
+struct right {
+	const char *rcpt, *reply, *where;
+};
+
+#define NOT_HERE "550 5.1.1", ""
+#define NOT_YOU	 "550 5.7.1", ""
+
+/* Anybody, and so those of whom relay_from knows nothing. */
+static const struct right for_all[] = {
+	{ "<alice@here.test>", "250", "alice" },
+	{ "<ALICE@Here.Test>", "250", "alice" },
+	{ "<\"alice\"@here.test>", "250", "alice" },
+	{ "<friend@here.test>", "250", "bob" },
+	{ "<both@here.test>", "250", "alice bob" },
+	/* The operator's own wish, and nobody else's. */
+	{ "<away@here.test>", "250", "> away@far.test" },
+	{ "<postmaster>", "250", "alice" },
+	{ "<postmaster@here.test>", "250", "alice" },
+	{ "<nobody@here.test>", NOT_HERE },
+	{ "<any@open.test>", "250", "> any@open.test" },
+	{ "<postmaster@open.test>", "250", "> postmaster@open.test" },
+	{ "<known@listed.test>", "250", "> known@listed.test" },
+	{ "<other@listed.test>", NOT_HERE },
+	{ "<postmaster@listed.test>", "250", "> postmaster@listed.test" },
+	/* An address literal of ours, in both its forms. */
+	{ "<alice@[127.0.0.1]>", "250", "alice" },
+	{ "<nobody@[127.0.0.1]>", NOT_HERE },
+	{ "<alice@[IPv6:::ffff:127.0.0.1]>", "250", "alice" },
+	{ "<nobody@[IPv6:::ffff:127.0.0.1]>", NOT_HERE },
+	/* A source route is not followed (RFC 5321 C). */
+	{ "<@far.test:alice@here.test>", "250", "alice" },
+	{ "<@far.test,@open.test:any@open.test>", "250", "> any@open.test" },
+	{ "<@far.test:nobody@here.test>", NOT_HERE },
+	/* Nor is what used to be one: it is a local part like others. */
+	{ "<user%far.test@here.test>", NOT_HERE },
+	{ "<\"user@far.test\"@here.test>", NOT_HERE },
+	{ "<far.test!user@here.test>", NOT_HERE },
+	{ "<\"@far.test:user\"@here.test>", NOT_HERE },
+	{ "<user%far.test@[127.0.0.1]>", NOT_HERE },
+	{ "<user%far.test@listed.test>", NOT_HERE },
+	{ "<user@far.test@here.test>", "501 5.1.3", "" },
+	{ "<user@far.test>@here.test", "501", "" },
+	{ "<@here.test@far.test:user@here.test>", "501 5.1.3", "" },
+};
+
+/* What differs: for clients that relay_from holds, and for others. */
+static const struct {
+	const char *rcpt, *where;
+} foreign[] = {
+	{ "<x@far.test>", "> x@far.test" },
+	{ "<alice@far.test>", "> alice@far.test" },
+	{ "<x@sub.open.test>", "> x@sub.open.test" },
+	{ "<x@notopen.test>", "> x@notopen.test" },
+	{ "<x@sub.here.test>", "> x@sub.here.test" },
+	{ "<x@[192.0.2.1]>", "> x@[192.0.2.1]" },
+	{ "<x@[IPv6:2001:db8::1]>", "> x@[IPv6:2001:db8::1]" },
+	{ "<@here.test:x@far.test>", "> x@far.test" },
+	{ "<@open.test:x@far.test>", "> x@far.test" },
+	{ "<\"x@here.test\"@far.test>", "> \"x@here.test\"@far.test" },
+	{ "<here.test!x@far.test>", "> here.test!x@far.test" },
+	{ "<postmaster@far.test>", "> postmaster@far.test" },
+};
+
+/* One recipient of one client, to the end: the reply, and the way. */
+static void
+try_right(int fd, struct right right)
+{
+	char id[17] = "none";
+
+	EXPECT("250", say(fd, "MAIL FROM:<eve@sender.test>"));
+	const char *reply = say(fd, "RCPT TO:%s", right.rcpt);
+
+	ck_assert_msg(strncmp(reply, right.reply, strlen(right.reply)) == 0,
+	    "%s: wanted %s, heard %s", right.rcpt, right.reply, reply);
+	if (reply[0] == '2') {
+		EXPECT("354", say(fd, "DATA"));
+		reply = say(fd, "Subject: x\r\n\r\ntext\r\n.");
+		ck_assert_int_eq(sscanf(reply, "250 2.0.0 %16s is", id), 1);
+	} else {
+		EXPECT("250", say(fd, "RSET"));
+	}
+	ck_assert_msg(strcmp(went_to(id), right.where) == 0,
+	    "%s: wanted %s, went to %s", right.rcpt, right.where, went_to(id));
+}
+
+/* All of the table, for one client. */
+static void
+try_rights(const char *client, bool may_relay)
+{
+	int fd = smtp_from(client);
+
+	for (size_t i = 0; i < sizeof(for_all) / sizeof(*for_all); i++)
+		try_right(fd, for_all[i]);
+	for (size_t i = 0; i < sizeof(foreign) / sizeof(*foreign); i++) {
+		struct right right = { foreign[i].rcpt, "250",
+			foreign[i].where };
+
+		if (!may_relay)
+			right = (struct right){ foreign[i].rcpt, NOT_YOU };
+		try_right(fd, right);
+	}
+	/* A reverse-path of ours opens no door. */
+	EXPECT("250", say(fd, "MAIL FROM:<alice@here.test>"));
+	EXPECT(may_relay ? "250" : "550 5.7.1", say(fd,
+	    "RCPT TO:<x@far.test>"));
+	close(fd);
+}
+
+#define DOMAINS                                                        \
+	"domain here.test\nrelay_domain open.test\n"                   \
+	"relay_domain listed.test list\nalias friend bob\n"            \
+	"alias both alice\nalias both bob\nalias away away@far.test\n"
+
+static const struct {
+	const char *relay_from, *client;
+	bool may_relay;
+} clients[] = {
+	{ "relay_from 127.0.0.2", INSIDE, true },
+	{ "relay_from 127.0.0.2", OUTSIDE, false },
+	{ "relay_from none", INSIDE, false },
+	{ "relay_from none", "127.0.0.1", false },
+	{ "", OUTSIDE, true }, /* the default is all of loopback */
+	{ "relay_from 192.0.2.0/24 2001:db8::/32 ::1", "127.0.0.1", false },
+	{ "relay_from ::ffff:127.0.0.2", INSIDE, true },
+	{ "relay_from ::ffff:127.0.0.2", OUTSIDE, false },
+	{ "relay_from ::/0", INSIDE, true },
+};
+
+START_TEST(who_may_send_where)
+{
+	char more[512];
+
+	write_file("list", "known\n");
+	snprintf(more, sizeof(more), "%s\n" DOMAINS, clients[_i].relay_from);
+	configure(more);
+	start(MAIL1);
+	try_rights(clients[_i].client, clients[_i].may_relay);
+}
+END_TEST
+
+/* catch_all takes what nobody has, but passes nothing on. */
+START_TEST(catch_all_is_no_relay)
+{
+	static const char *const all[] = { "<nobody@here.test>",
+		"<user%far.test@here.test>", "<\"user@far.test\"@here.test>",
+		"<far.test!user@here.test>", "<\"../../x\"@here.test>",
+		"<nobody@[127.0.0.1]>" };
+
+	configure("relay_from none\ncatch_all bob\n");
+	start(MAIL1);
+	int fd = smtp_from(INSIDE);
+
+	for (size_t i = 0; i < sizeof(all) / sizeof(*all); i++)
+		try_right(fd, (struct right){ all[i], "250", "bob" });
+	try_right(fd, (struct right){ "<alice@here.test>", "250", "alice" });
+	try_right(fd, (struct right){ "<x@far.test>", NOT_YOU });
+	close(fd);
+}
+END_TEST
+
+/* A socket for IPv6 hears no IPv4: a client cannot come as ::ffff:a.b.c.d;
+ * as ::1 it is what relay_from says of ::1. */
+START_TEST(clients_of_ipv6)
+{
+	struct sockaddr_in6 to = { .sin6_family = AF_INET6,
+		.sin6_port = htons((uint16_t)world.smtp) };
+
+	write_file("mail1.conf", "hostname here.test\ndata_dir data\n"
+	    "listen_smtp [::]:%u\nlisten_pop3 none\nusers users\n"
+	    "relay_from 127.0.0.0/8\nresolver 127.0.0.1:%u\n", world.smtp,
+	    world.dns);
+	int fd = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	to.sin6_addr = in6addr_loopback;
+	if (fd < 0 || (connect(fd, (struct sockaddr *)&to, sizeof(to)) < 0 &&
+		errno != ECONNREFUSED)) {
+		printf("skipped: no IPv6 here\n");
+		return;
+	}
+	start(MAIL1);
+	close(fd);
+	fd = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	ck_assert_int_eq(connect(fd, (struct sockaddr *)&to, sizeof(to)), 0);
+	EXPECT("220", hear(fd));
+	EXPECT("250", say(fd, "HELO x"));
+	try_right(fd, (struct right){ "<x@far.test>", NOT_YOU });
+	try_right(fd, (struct right){ "<alice@[IPv6:::1]>", "250", "alice" });
+	close(fd);
+	inet_pton(AF_INET6, "::ffff:127.0.0.1", &to.sin6_addr);
+	fd = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	ck_assert_int_eq(connect(fd, (struct sockaddr *)&to, sizeof(to)), -1);
+	ck_assert_int_eq(errno, ECONNREFUSED);
+	close(fd);
+}
+END_TEST
+
+/* VRFY and EXPN tell nobody anything; ETRN is for relay_domains, from anyone,
+ * and sends where the DNS says. */
+START_TEST(who_may_ask_what)
+{
+	static const char *const from[] = { INSIDE, OUTSIDE };
+
+	write_file("list", "known\n");
+	configure("relay_from 127.0.0.2\n" DOMAINS);
+	start(MAIL1);
+	for (size_t i = 0; i < 2; i++) {
+		int fd = smtp_from(from[i]);
+
+		EXPECT("252", say(fd, "VRFY alice"));
+		EXPECT("252", say(fd, "VRFY nobody"));
+		EXPECT("252", say(fd, "VRFY nobody@listed.test"));
+		EXPECT("502", say(fd, "EXPN both"));
+		EXPECT("502", say(fd, "TURN"));
+		EXPECT("251", say(fd, "ETRN open.test"));
+		EXPECT("251", say(fd, "ETRN listed.test"));
+		EXPECT("459 4.7.1", say(fd, "ETRN far.test"));
+		EXPECT("459 4.7.1", say(fd, "ETRN here.test"));
+		EXPECT("459 4.7.1", say(fd, "ETRN sub.open.test"));
+		EXPECT("501", say(fd, "ETRN ../x"));
+		close(fd);
+	}
+}
+END_TEST
+
+/* ---- names from the network ---------------------------------------------- */
+
+/* Everything in the world's folder, with time and size; see the_tree(). */
+static FILE *listing;
+
+static int
+list_one(const char *path, const struct stat *st, int kind, struct FTW *where)
+{
+	(void)kind;
+	(void)where;
+	fprintf(listing, "%s %o %lld %lld.%09ld\n", path, st->st_mode,
+	    (long long)st->st_size, (long long)st->st_mtim.tv_sec,
+	    st->st_mtim.tv_nsec);
+	return 0;
+}
+
+/* All below a folder of the world as text, from malloc(). */
+static char *
+the_tree(const char *folder)
+{
+	char *text = NULL;
+	size_t len;
+
+	listing = open_memstream(&text, &len);
+	ck_assert_ptr_nonnull(listing);
+	ck_assert_int_eq(nftw(in_world(folder), list_one, 16, FTW_PHYS), 0);
+	ck_assert_int_eq(fclose(listing), 0);
+	return text;
+}
+
+/* Does text hold nothing but printable ASCII and lines? */
+static void
+expect_printable(const char *what, const char *text)
+{
+	ck_assert_msg(text[0] != '\0', "%s is empty", what);
+	for (; *text != '\0'; text++)
+		ck_assert_msg(*text == '\n' || *text == '\t' ||
+			(*text >= ' ' && *text <= '~'),
+		    "%s holds \\%03o: %.60s", what, (unsigned char)*text, text);
+}
+
+/* What a stranger may call somebody or something. */
+static const struct {
+	const char *text;
+	size_t len;
+} names[] = {
+#define NAME(text) { text, sizeof(text) - 1 }
+	NAME("../../x"),
+	NAME("/etc/passwd"),
+	NAME("."),
+	NAME(".."),
+	NAME("tmp"),
+	NAME("new"),
+	NAME("cur"),
+	NAME("alice/new"),
+	NAME("alice/../bob"),
+	NAME("alice\0.txt"),
+	NAME("alice%00"),
+	NAME("\0"),
+	NAME("%n%n%n%n%s%s%s%s%x%p%1000000d"),
+	NAME("\033[2J\033]0;title\007"),
+	NAME("a\rb"),
+	NAME("a\nb"),
+	NAME("\x80\x85\x9b" "31m\x9f\xff"),
+	NAME("\x7f\b\b\b"),
+#undef NAME
+};
+enum { N_NAMES = sizeof(names) / sizeof(*names) };
+
+/* How a name may be said; %% is where it stands. */
+static const char *const smtp_ways[] = { "EHLO %%", "MAIL FROM:<%%@x.test>",
+	"MAIL FROM:<a@%%>", "MAIL FROM:<\"%%\"@x.test>",
+	"MAIL FROM:<a@b> SIZE=%%", "MAIL FROM:<a@b> %%=%%",
+	"RCPT TO:<%%@here.test>", "RCPT TO:<\"%%\"@here.test>",
+	"RCPT TO:<%%>", "RCPT TO:<a@%%>", "RCPT TO:<alice@here.test> %%",
+	"VRFY %%", "ETRN %%", "NOOP %%", "HELP %%", "%%", "%% alice" };
+static const char *const pop3_ways[] = { "USER %%", "PASS %%", "%%",
+	"RETR %%", "USER alice %%", "TOP %% %%" };
+
+/* Say a name in one way, with CRLF; every line of it is answered. */
+static void
+say_name(int fd, const char *way, size_t name)
+{
+	char line[512];
+	size_t len = 0;
+
+	for (; *way != '\0'; way++)
+		if (strncmp(way, "%%", 2) == 0) {
+			memcpy(line + len, names[name].text, names[name].len);
+			len += names[name].len;
+			way++;
+		} else {
+			line[len++] = *way;
+		}
+	memcpy(line + len, "\r\n", 2);
+	len += 2;
+	const char *reply = say_octets(fd, line, len);
+
+	ck_assert_str_ne(reply, "");
+	expect_printable("a reply", reply);
+	for (char *lf = line; (lf = memchr(lf, '\n', len - (size_t)(lf - line)))
+	     != NULL && lf + 1 < line + len; lf++)
+		expect_printable("a reply", hear(fd));
+}
+
+/* No name becomes a path, a format or a control of the log (-v). */
+START_TEST(names_stay_names)
+{
+	configure("relay_from 127.0.0.2\n");
+	start(MAIL1);
+	char *before = the_tree("data");
+
+	for (size_t i = 0; i < N_NAMES; i++) {
+		int fd = smtp_from(INSIDE);
+
+		for (size_t k = 0; k < sizeof(smtp_ways) / sizeof(*smtp_ways);
+		     k++) {
+			say_name(fd, smtp_ways[k], i);
+			if (k == 5) {
+				say(fd, "RSET");
+				say(fd, "MAIL FROM:<a@b>");
+			}
+		}
+		close(fd);
+		fd = dial(INSIDE, "127.0.0.1", world.pop3);
+		EXPECT("+OK", hear(fd));
+		for (size_t k = 0; k < sizeof(pop3_ways) / sizeof(*pop3_ways);
+		     k++)
+			if (k != 1) /* a second each: one name is enough */
+				say_name(fd, pop3_ways[k], i);
+		close(fd);
+	}
+	char *after = the_tree("data");
+	char log[PATH_MAX];
+
+	ck_assert_str_eq(after, before);
+	free(before);
+	free(after);
+	stop(MAIL1, SIGTERM);
+	log_path(MAIL1, log);
+	expect_printable("the log", read_file(log));
+	ck_assert_ptr_nonnull(strstr(read_file(log), "%n%n%n%n%s%s%s%s%x"));
+	ck_assert_ptr_nonnull(strstr(read_file(log), "\\033"));
+	ck_assert_ptr_nonnull(strstr(read_file(log), "\\233"));
+}
+END_TEST
+
 int
 main(void)
 {
@@ -462,6 +856,12 @@ main(void)
 	tcase_add_test(tc, reload_without_root);
 	tcase_add_test(tc, mailbox_of_another_user);
 	tcase_add_test(tc, root_needs_run_as);
+	tcase_add_loop_test(tc, who_may_send_where, 0,
+	    (int)(sizeof(clients) / sizeof(*clients)));
+	tcase_add_test(tc, catch_all_is_no_relay);
+	tcase_add_test(tc, clients_of_ipv6);
+	tcase_add_test(tc, who_may_ask_what);
+	tcase_add_test(tc, names_stay_names);
 	suite_add_tcase(suite, tc);
 	SRunner *runner = srunner_create(suite);
 
