@@ -839,6 +839,278 @@ START_TEST(names_stay_names)
 }
 END_TEST
 
+/* A host that takes mail on an address, and answers RCPT with this line; it
+ * lives until it is killed. */
+static pid_t
+hostile_host(const char *address, unsigned port, const char *answer)
+{
+	struct sockaddr_in us = { .sin_family = AF_INET,
+		.sin_port = htons((uint16_t)port) };
+	int one = 1, listener = socket(AF_INET, SOCK_STREAM, 0);
+	char line[1024];
+
+	inet_pton(AF_INET, address, &us.sin_addr);
+	setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+	ck_assert_int_eq(bind(listener, (struct sockaddr *)&us, sizeof(us)), 0);
+	ck_assert_int_eq(listen(listener, 16), 0);
+	pid_t pid = fork();
+
+	ck_assert_int_ge(pid, 0);
+	if (pid > 0) {
+		close(listener);
+		return pid;
+	}
+	for (int fd; (fd = accept(listener, NULL, NULL)) >= 0; close(fd)) {
+		FILE *f = fdopen(dup(fd), "r");
+
+		dprintf(fd, "220 x\r\n");
+		while (fgets(line, sizeof(line), f) != NULL)
+			dprintf(fd, "%s\r\n", strncmp(line, "RCPT", 4) == 0 ?
+				answer : "250 x");
+		fclose(f);
+	}
+	_exit(0);
+}
+
+/* What a host says may hold anything; what we keep of it is text. */
+#define NASTY	"%n%s%x \033[2J\a\x85\x9b" "31m \t To: <x@y>"
+#define CLEANED "%n%s%x ?[2J???31m ? To: <x@y>"
+
+/* The next host's words in envelope, .hosts, -q, a report, the log. */
+START_TEST(words_of_a_next_host)
+{
+	unsigned port = free_port();
+	pid_t later, never, rude;
+
+	write_file("mail1.conf", "hostname here.test\ndata_dir data\n"
+	    "listen_smtp 127.0.0.1:%u\nlisten_pop3 none\nusers users\n"
+	    "smtp_port %u\n", world.smtp, port);
+	later = hostile_host("127.0.0.4", port, "450 4.2.0 " NASTY);
+	never = hostile_host("127.0.0.5", port, "550 5.1.1 " NASTY);
+	rude = hostile_host("127.0.0.6", port, NASTY);
+	start(MAIL1);
+	char log[PATH_MAX], id[17], name[128];
+	int fd = smtp_from(INSIDE);
+
+	log_path(MAIL1, log);
+	ck_assert_int_eq(sscanf(send_message(fd, "x@[127.0.0.4]"),
+	    "250 2.0.0 %16s", id), 1);
+	snprintf(name, sizeof(name), "data/queue/%s.env", id);
+	wait_for(in_world(name), "450 4.2.0 " CLEANED, 1);
+	expect_printable("the envelope", read_file(in_world(name)));
+	EXPECT("250", send_message(fd, "x@[127.0.0.6]"));
+	wait_for(in_world("data/queue/.hosts"), "makes no sense: " CLEANED, 1);
+	expect_printable(".hosts", read_file(in_world("data/queue/.hosts")));
+	/* The report of a report is the operator's: so it goes to alice. */
+	EXPECT("250", say(fd, "MAIL FROM:<alice@here.test>"));
+	EXPECT("250", say(fd, "RCPT TO:<x@[127.0.0.5]>"));
+	EXPECT("354", say(fd, "DATA"));
+	EXPECT("250", say(fd, "Subject: x\r\n\r\ntext\r\n."));
+	wait_for(log, "delivered user=alice", 1);
+	DIR *dir = opendir(in_world("data/mail/alice/new"));
+
+	for (struct dirent *e; (e = readdir(dir)) != NULL;) {
+		if (e->d_name[0] == '.')
+			continue;
+		snprintf(name, sizeof(name), "data/mail/alice/new/%.90s",
+		    e->d_name);
+		expect_printable("the report", read_file(in_world(name)));
+		ck_assert_ptr_nonnull(strstr(read_file(in_world(name)),
+		    "\n    550 5.1.1 " CLEANED "\n"));
+	}
+	closedir(dir);
+	ck_assert_int_eq(run("-c mail1.conf -q"), 0);
+	expect_printable("-q", printed());
+	ck_assert_ptr_nonnull(strstr(printed(), CLEANED));
+	close(fd);
+	stop(MAIL1, SIGTERM);
+	expect_printable("the log", read_file(log));
+	for (int i = 0; i < 3; i++) {
+		pid_t pid = i == 0 ? later : i == 1 ? never : rude;
+
+		kill(pid, SIGKILL);
+		waitpid(pid, NULL, 0);
+	}
+}
+END_TEST
+
+/* What the DNS says may hold any octet (RFC 2181 11): -r shows them. */
+START_TEST(names_from_the_dns)
+{
+	configure("zone near.test near.zone\n");
+	write_file("near.zone", "$TTL 60\n@ SOA ns root 1 2 3 4 60\n@ NS ns\n"
+	    "ns A 127.0.0.9\n@ MX 10 a\\027[2J\\155b\n"
+	    "a\\027[2J\\155b A 127.0.0.8\n");
+	int status = run("-c mail1.conf -r x@near.test");
+
+	ck_assert_msg(status == 0, "%d: %s", status, printed());
+	expect_printable("-r", printed());
+	ck_assert_ptr_nonnull(strstr(printed(), "a\\027[2J\\155b.near.test"));
+}
+END_TEST
+
+/* ---- passwords ----------------------------------------------------------- */
+
+/* Begin to log in; the reply to PASS. */
+static const char *
+log_in(int fd, const char *name, const char *password)
+{
+	EXPECT("+OK", say(fd, "USER %s", name));
+	return say(fd, "PASS %s", password);
+}
+
+/* A POP3 client that was greeted. */
+static int
+pop3_from(const char *address)
+{
+	int fd = dial(address, "127.0.0.1", world.pop3);
+
+	EXPECT("+OK", hear(fd));
+	return fd;
+}
+
+/* What is no hash lets nobody in, whatever is said; an empty password cannot
+ * be said.  crypt(3) fails with "*0", or "*1" where that would be equal. */
+START_TEST(hashes_that_are_none)
+{
+	static const char *const secrets[] = { "{CRYPT}", "{CRYPT}*0",
+		"{CRYPT}*1", "{CRYPT}*", "{CRYPT}!", "{CRYPT}x",
+		"{CRYPT}$6$", "{CRYPT}$0$x", "{CRYPT}plain", "{PLAIN}" };
+	static const char *const said[] = { "*0", "*1", "*", "!", "x", "$6$",
+		"plain" };
+	enum { N = sizeof(secrets) / sizeof(*secrets),
+		M = sizeof(said) / sizeof(*said) };
+	char users[1024] = "";
+	int fds[N * M];
+
+	for (size_t i = 0; i < N; i++)
+		snprintf(users + strlen(users), sizeof(users) - strlen(users),
+		    "u%zu:%s\n", i, secrets[i]);
+	write_file("users", "%sgood:{PLAIN}good\n", users);
+	configure("");
+	start(MAIL1);
+	for (size_t i = 0; i < N * M; i++) { /* all of them wait together */
+		char line[128];
+
+		fds[i] = pop3_from(INSIDE);
+		int len = snprintf(line, sizeof(line),
+		    "USER u%zu\r\nPASS %s\r\n", i / M, said[i % M]);
+
+		EXPECT("+OK", say_octets(fds[i], line, (size_t)len));
+	}
+	for (size_t i = 0; i < N * M; i++) {
+		EXPECT("-ERR [AUTH]", hear(fds[i]));
+		close(fds[i]);
+	}
+	int fd = pop3_from(INSIDE);
+
+	EXPECT("+OK", log_in(fd, "good", "good"));
+	close(fd);
+	fd = pop3_from(INSIDE);
+	EXPECT("+OK", say(fd, "USER u9"));
+	EXPECT("-ERR wanted", say(fd, "PASS "));
+	EXPECT("-ERR wanted", say(fd, "PASS"));
+	close(fd);
+}
+END_TEST
+
+/* Three wrong passwords end a connection; each took a second. */
+START_TEST(three_wrong_passwords)
+{
+	configure("");
+	start(MAIL1);
+	int fd = pop3_from(INSIDE);
+	struct timespec begun, now;
+
+	clock_gettime(CLOCK_MONOTONIC, &begun);
+	EXPECT("-ERR [AUTH]", log_in(fd, "alice", "wrong"));
+	EXPECT("-ERR [AUTH]", log_in(fd, "nobody", "alice"));
+	EXPECT("-ERR [AUTH]", log_in(fd, "bob", "alice"));
+	ck_assert_str_eq(hear(fd), "");
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	ck_assert_int_ge(now.tv_sec - begun.tv_sec, 2);
+	close(fd);
+}
+END_TEST
+
+/* Never in the log, in no mode, however PASS is said; nor by -n. */
+START_TEST(passwords_are_not_told)
+{
+	static const char *const ways[] = { "PASS hunter2", "pass hunter2",
+		"PASS\thunter2", "PASS  hunter2", " PASS hunter2", "PASShunter2",
+		"AUTH PLAIN hunter2", "APOP alice hunter2", "hunter2",
+		"PASS hunter2 \033hunter2" };
+	char log[PATH_MAX];
+
+	configure("");
+	start(MAIL1);
+	for (size_t i = 0; i < sizeof(ways) / sizeof(*ways); i++) {
+		int fd = pop3_from(INSIDE);
+
+		EXPECT("+OK", say(fd, "USER alice"));
+		EXPECT("-ERR", say(fd, "%s", ways[i]));
+		close(fd);
+		fd = smtp_from(INSIDE);
+		EXPECT("50", say(fd, "%s", ways[i]));
+		close(fd);
+	}
+	stop(MAIL1, SIGTERM);
+	log_path(MAIL1, log);
+	ck_assert_ptr_nonnull(strstr(read_file(log), "PASS ..."));
+	ck_assert_ptr_null(strstr(read_file(log), "hunter2"));
+	write_file("users", "hunter2\nalice hunter2\nalice;hunter2\n"
+	    "alice:hunter2\nalice:{plain}hunter2\n{PLAIN}hunter2:alice\n"
+	    "alice{PLAIN}:hunter2\n");
+	ck_assert_int_eq(run("-c mail1.conf -n"), 78);
+	ck_assert_ptr_nonnull(strstr(printed(), "users:7: "));
+	ck_assert_ptr_null(strstr(printed(), "hunter2"));
+}
+END_TEST
+
+/* ---- two servers --------------------------------------------------------- */
+
+/* The second names the first and goes: neither the state nor a port is
+ * touched, whichever way it would listen. */
+START_TEST(second_server_touches_nothing)
+{
+	unsigned ports[3] = { free_port(), free_port(), free_port() };
+	char pid[64];
+
+	configure("relay_from 127.0.0.2\n");
+	start(MAIL1);
+	int fd = smtp_from(INSIDE), open = smtp_from(INSIDE);
+
+	EXPECT("250", send_message(fd, "alice@here.test"));
+	EXPECT("250", send_message(fd, "x@far.test"));
+	EXPECT("250", say(open, "MAIL FROM:<a@b>"));
+	EXPECT("250", say(open, "RCPT TO:<alice@here.test>"));
+	EXPECT("354", say(open, "DATA")); /* in queue/tmp meanwhile */
+	wait_for(in_world("data/queue/.hosts"), "far.test", 1);
+	write_file("second.conf", "data_dir data\nlisten_smtp 127.0.0.1:%u\n"
+	    "listen_pop3 127.0.0.1:%u\nlisten_dns 127.0.0.1:%u\n"
+	    "users users\n", ports[0], ports[1], ports[2]);
+	char *before = the_tree("data");
+
+	ck_assert_ptr_nonnull(strstr(before, "queue/tmp/"));
+	for (int i = 0; i < 2; i++) {
+		ck_assert_int_eq(run(i == 0 ? "-c second.conf" :
+					      "-c mail1.conf"), 75);
+		snprintf(pid, sizeof(pid), "is in use by process %d\n",
+		    (int)world.pid[MAIL1]);
+		ck_assert_ptr_nonnull(strstr(printed(), pid));
+		ck_assert_ptr_null(strstr(printed(), " on [127.0.0.1]"));
+	}
+	char *after = the_tree("data");
+
+	ck_assert_str_eq(after, before);
+	free(before);
+	free(after);
+	EXPECT("250", say(open, "text\r\n."));
+	close(open);
+	close(fd);
+}
+END_TEST
+
 int
 main(void)
 {
@@ -862,6 +1134,12 @@ main(void)
 	tcase_add_test(tc, clients_of_ipv6);
 	tcase_add_test(tc, who_may_ask_what);
 	tcase_add_test(tc, names_stay_names);
+	tcase_add_test(tc, words_of_a_next_host);
+	tcase_add_test(tc, names_from_the_dns);
+	tcase_add_test(tc, hashes_that_are_none);
+	tcase_add_test(tc, three_wrong_passwords);
+	tcase_add_test(tc, passwords_are_not_told);
+	tcase_add_test(tc, second_server_touches_nothing);
 	suite_add_tcase(suite, tc);
 	SRunner *runner = srunner_create(suite);
 
