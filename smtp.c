@@ -33,6 +33,7 @@ enum {
 	REPLY_LINE = 511,  /* RFC 5321 4.5.3.1.5: 512 with CRLF; NUL */
 	LAST_WORDS = 5,    /* seconds, for who does not read the last reply */
 	TRACE_LINE = 1280, /* Received:, with three names of any length */
+	ERRORS_MAX = 100,  /* of a stranger: who tries names needs more */
 };
 
 /* ---- states, verdicts, verbs --------------------------------------------- */
@@ -90,6 +91,7 @@ struct smtp {
 	const struct smtp_verb *verb; /* NULL: not known, or no command */
 	char note[REASON_MAX];        /* the %s of the reply's text */
 	unsigned fault_code;
+	unsigned errors;           /* 5yz so far */
 	struct smtp *next_waiting; /* for the commit */
 	/* These two are equal, but while the disk is waited for. */
 	unsigned long commands, replies;
@@ -140,7 +142,7 @@ enum verdict {
 	SAY_OCTETS, SAY_SYNTAX, SAY_NOT_HERE, SAY_SEQUENCE, SAY_BAD_SENDER,
 	SAY_BAD_RCPT, SAY_PARAM, SAY_TOO_BIG, SAY_NOBODY, SAY_RELAYING,
 	SAY_TOO_MANY, SAY_MEMORY, SAY_BARE, SAY_LOOP, SAY_FULL, SAY_DISK,
-	SAY_FAULT, SAY_FOREIGN, SAY_LATE, SAY_STOP, N_VERDICTS
+	SAY_FAULT, SAY_FOREIGN, SAY_ERRORS, SAY_LATE, SAY_STOP, N_VERDICTS
 };
 /* clang-format on */
 
@@ -554,6 +556,7 @@ static const struct reply {
 	[SAY_DISK] = { 451, "4.3.0 ", "try later: ", "RFC 5321 4.2.5" },
 	[SAY_FAULT] = { 0, "", "a laboratory's fault", NULL },
 	[SAY_FOREIGN] = { 421, "4.7.0 ", "SMTP is not HTTP", "RFC 5321 7.8" },
+	[SAY_ERRORS] = { 421, "4.7.0 ", "too many errors; ", "RFC 5321 7.8" },
 	[SAY_LATE] = { 421, "4.4.2 ", "silent too long", "RFC 5321 4.5.3.2.7" },
 	[SAY_STOP] = { 421, "4.3.2 ", "the server stops", "RFC 5321 3.8" },
 };
@@ -751,6 +754,11 @@ smtp_line(struct smtp *s, enum line got, char *line, size_t len)
 		verdict = smtp_obey(s, line, len);
 	else
 		verdict = got == LINE_BARE_LF ? SAY_BARE_LF : SAY_TOO_LONG;
+	s->errors += reply[verdict].code >= 500;
+	if (s->errors > ERRORS_MAX && s->c.counted) {
+		smtp_enter(s, SMTP_BYE);
+		verdict = SAY_ERRORS;
+	}
 	smtp_reply(s, verdict);
 }
 

@@ -1464,6 +1464,40 @@ END_TEST
 
 /* ---- ends ---------------------------------------------------------------- */
 
+/* A stranger's hundredth error is answered, the next one ends it all; what is
+ * right in between does not help.  Others may err as they like. */
+START_TEST(rfc5321_7_8_too_many_errors)
+{
+	int fd = greeted();
+	size_t at = 0;
+	struct conn *conn;
+
+	for (int i = 0; i < 200; i++)
+		say(fd, "X", "500 5.5.2");
+	say(fd, "QUIT", "221");
+	close(fd);
+	turns();
+	loopback.net[12] = 10;
+	fd = greeted();
+	while ((conn = net_walk(KIND_SMTP, &at)) != NULL && conn->listening)
+		continue;
+	ck_assert_ptr_nonnull(conn);
+	ck_assert(!conn->counted); /* loopback never is */
+	conn->counted = true; /* as a client from elsewhere is */
+	say(fd, "MAIL FROM:<a@b>", "250");
+	for (int i = 0; i < 50; i++) {
+		say(fd, "RCPT TO:<nobody@localhost>", "550 5.1.1");
+		say(fd, "RCPT TO:<alice@localhost>", i < MAX_RCPTS ? "250" :
+								     "452");
+		say(fd, "RCPT TO:<x@far.test>", "550 5.7.1");
+	}
+	say(fd, "RCPT TO:<nobody@localhost>", "421 4.7.0 too many errors; "
+	    "<nobody@localhost>");
+	expect_closed(fd, "");
+	loopback.net[12] = 127;
+}
+END_TEST
+
 START_TEST(rfc5321_4_5_3_2_7_timeout)
 {
 #define TO_ALICE "EHLO a\r\nMAIL FROM:<>\r\nRCPT TO:<alice@localhost>\r\n"
@@ -1802,6 +1836,7 @@ add_sessions(Suite *suite)
 	tcase_add_test(tc, rfc2920_3_2_octet_by_octet);
 	tcase_add_test(tc, rfc2920_3_2_a_long_group);
 	tcase_add_test(tc, rfc5321_7_8_a_client_that_never_reads);
+	tcase_add_test(tc, rfc5321_7_8_too_many_errors);
 	tcase_add_test(tc, rfc5321_4_5_3_2_7_timeout);
 	tcase_add_test(tc, rfc5321_4_5_3_2_7_slow);
 	tcase_add_test(tc, rfc5321_4_1_1_10_quit);
