@@ -365,7 +365,6 @@ static struct queued *
 queued_from(const struct envelope *e)
 {
 	struct queued *q = queued_new(e->id, e->sender);
-	msec age = srv.wall - (msec)e->arrived * 1000;
 	bool ok = q != NULL;
 
 	for (size_t i = 0; i < e->n && ok; i++)
@@ -377,7 +376,7 @@ queued_from(const struct envelope *e)
 		return NULL;
 	}
 	q->arrived = e->arrived;
-	q->born = srv.now - (age > 0 ? age : 0);
+	q->born = srv.now;
 	q->size = e->size;
 	q->head = e->head;
 	q->eightbit = e->eightbit;
@@ -419,6 +418,21 @@ is_loaded(const char *id)
 	return q != NULL;
 }
 
+/* How old is a message that lies in queue/?  Of its age by the real clock only
+ * so much is believed that the longest wait of `retry` is left: a clock that
+ * is wrong at start, or a network that is not there yet, must not bounce the
+ * whole queue at once. */
+static msec
+believed_age(time_t arrived)
+{
+	const struct conf *conf = srv.conf;
+	msec age = srv.wall - (msec)arrived * 1000;
+	msec most = scaled(conf->expire - conf->retry[conf->n_retry - 1]);
+
+	age = age < most ? age : most;
+	return age > 0 ? age : 0;
+}
+
 /* Schedule one message that lies in queue/. */
 static bool
 load_one(const char *id)
@@ -441,6 +455,7 @@ load_one(const char *id)
 	spool_forget(&e);
 	if (q == NULL)
 		return false;
+	q->born -= believed_age(q->arrived);
 	if (q->unscheduled != NULL) {
 		schedule(q);
 		return true;

@@ -997,6 +997,79 @@ START_TEST(stop_with_a_message_under_way)
 }
 END_TEST
 
+/* A year passes on the real clock while a message comes in: it is new. */
+START_TEST(clock_steps_while_a_message_comes)
+{
+	struct msg *m = spool_begin("alice@mail.test");
+
+	ck_assert(spool_rcpt(srv.conf, m, "x@far.test"));
+	spool_open(m);
+	spool_write(m, "x\n", 2);
+	srv.wall += 365 * DAY * MINUTE;
+	spool_submit(m);
+	queue_commit();
+	ck_assert_int_eq(m->state, MSG_COMMITTED);
+	spool_drop(m);
+	turn();
+	lose(only());
+	ck_assert_uint_eq(srv.queue.n_messages, 1);
+}
+END_TEST
+
+/* The real clock at a start, after messages came by a right one, and how long
+ * they then wait for a host that is dead: minutes, as retries end. */
+static const struct {
+	msec step;
+	int least;
+} wrong_clocks[] = {
+	{ 0, 5 * DAY },
+	{ -60 * MINUTE, 5 * DAY },
+	{ -365 * DAY * MINUTE, 5 * DAY },
+	{ -20000 * DAY * MINUTE, 5 * DAY }, /* 1970, or near it */
+	{ DAY * MINUTE, 4 * DAY },
+	{ 5 * DAY * MINUTE, 60 }, /* or the machine was off: tried again */
+	{ 365 * DAY * MINUTE, 60 },
+	{ 20000 * DAY * MINUTE, 60 },
+};
+
+/* Whatever it says, nothing is lost, ids grow, every message is tried at once,
+ * and for as long as the longest wait of `retry` none is bounced. */
+START_TEST(clock_is_wrong_at_start)
+{
+	static struct queue before;
+	char ids[3][ID_LEN + 1];
+
+	srv.wall = 20500 * DAY * MINUTE;
+	for (int i = 0; i < 3; i++)
+		snprintf(ids[i], sizeof(ids[i]), "%s",
+		    receive("alice@mail.test", "x@far.test"));
+	before = srv.queue;
+	ck_assert_uint_eq(before.n_messages, 3);
+	srv.queue = (struct queue){ 0 };
+	srv.spool.last_id = 0; /* nothing is known but what lies there */
+	srv.wall += wrong_clocks[_i].step;
+	ck_assert(queue_load(true));
+	ck_assert_uint_eq(srv.queue.n_messages, 3);
+	ck_assert_str_gt(receive("", "y@near.test"), ids[2]);
+	ck_assert_int_le(queue_due(), srv.now);
+	msec begun = srv.now;
+
+	turn();
+	/* In the end only the one of the null sender waits. */
+	while (srv.queue.n_messages > 1 && srv.now - begun < 6 * DAY * MINUTE) {
+		for (size_t i = n_relays; i-- > 0;)
+			if (strcmp(relays[i]->domain, "far.test") == 0)
+				lose(relays[i]);
+		if (srv.queue.n_messages == 4)
+			pass();
+	}
+	ck_assert_int_ge((srv.now - begun) / MINUTE, wrong_clocks[_i].least);
+	ck_assert_int_le((srv.now - begun) / MINUTE,
+	    wrong_clocks[_i].least + 60);
+	ck_assert_int_eq(count_files("mail/alice/new", ""), 3);
+}
+END_TEST
+
 int
 main(void)
 {
@@ -1035,6 +1108,9 @@ main(void)
 	tcase_add_test(tc, failed_refuses);
 	tcase_add_test(tc, reason_in_plain_text);
 	tcase_add_test(tc, stop_with_a_message_under_way);
+	tcase_add_test(tc, clock_steps_while_a_message_comes);
+	tcase_add_loop_test(tc, clock_is_wrong_at_start, 0,
+	    (int)NELEM(wrong_clocks));
 	suite_add_tcase(suite, tc);
 	SRunner *runner = srunner_create(suite);
 
