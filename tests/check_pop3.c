@@ -1185,6 +1185,68 @@ START_TEST(stop_tells_everybody)
 }
 END_TEST
 
+/* What n checks of a password cost this process, in microseconds. */
+static double
+cost_of(const struct user *user, const char *given, int n)
+{
+	struct timespec begun, now;
+	int right = 0; /* ck_assert() would cost more than the check */
+
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &begun);
+	for (int i = 0; i < n; i++)
+		right += secret_check(user, given);
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+	ck_assert_int_eq(right, 0);
+	return (double)(now.tv_sec - begun.tv_sec) * 1e6 +
+	    (double)(now.tv_nsec - begun.tv_nsec) / 1e3;
+}
+
+/* A name that does not exist costs as much as a wrong password, within a
+ * factor of three.  (The answer of both comes a second after PASS, anyway.) */
+START_TEST(unknown_names_cost_as_much)
+{
+	struct user carol = users[2];
+
+	carol.secret = strdup(crypt("sesame", "$6$abcdefghijklmnop$"));
+	double known = cost_of(&carol, "wrong", 20);
+	double unknown = cost_of(NULL, "wrong", 20);
+
+	ck_assert_msg(known < 3 * unknown && unknown < 3 * known,
+	    "known %.0f us, unknown %.0f us", known, unknown);
+	free(carol.secret);
+}
+END_TEST
+
+/* Equal is equal only as a whole; and what a password has in common with the
+ * right one does not show: the first octet, or all but the last. */
+START_TEST(secrets_are_compared_in_equal_time)
+{
+	static const struct {
+		const char *given, *right;
+		bool equal;
+	} pairs[] = { { "", "", true }, { "a", "a", true }, { "a", "", false },
+		{ "", "a", false }, { "ab", "a", false }, { "a", "ab", false },
+		{ "abc", "abd", false }, { "abc", "xbc", false },
+		{ "a\200", "a\200", true }, { "aa", "a", false } };
+	enum { LEN = 200, N = 200000 };
+	char right[LEN + 1], first[LEN + 1], last[LEN + 1];
+	struct user bob = { "bob", right, true };
+
+	for (size_t i = 0; i < NELEM(pairs); i++)
+		ck_assert_msg(secret_equal(pairs[i].given, pairs[i].right) ==
+			pairs[i].equal, "%s %s", pairs[i].given,
+		    pairs[i].right);
+	for (int i = 0; i < LEN; i++)
+		right[i] = first[i] = last[i] = 'x';
+	right[LEN] = first[LEN] = last[LEN] = '\0';
+	first[0] = last[LEN - 1] = 'y';
+	double early = cost_of(&bob, first, N), late = cost_of(&bob, last, N);
+
+	ck_assert_msg(late < 3 * early && early < 3 * late,
+	    "early %.0f us, late %.0f us", early, late);
+}
+END_TEST
+
 /* Neither in the trace nor in the session's memory. */
 START_TEST(passwords_are_not_kept)
 {
@@ -1267,6 +1329,8 @@ main(void)
 	}
 	tcase_add_test(talk, maildrop_that_cannot_be_read_rfc3206_4);
 	tcase_add_test(talk, faults_of_the_laboratory);
+	tcase_add_test(talk, unknown_names_cost_as_much);
+	tcase_add_test(talk, secrets_are_compared_in_equal_time);
 	tcase_add_test(talk, passwords_are_not_kept);
 	suite_add_tcase(suite, rules);
 	suite_add_tcase(suite, talk);
