@@ -763,7 +763,8 @@ spool_commit(void)
 
 /* A folder of the state, made where there is none; ours alone.  -1: errno.
  * Who may write into it could put a folder of theirs in the place of one of
- * ours, and read the mail: sshd(8) does not trust such a one either. */
+ * ours, and read the mail.  That is said, not refused: on some file systems
+ * (of Windows, under WSL2) everybody may write everywhere. */
 static int
 open_folder(int at, const char *name)
 {
@@ -773,12 +774,16 @@ open_folder(int at, const char *name)
 		return -1;
 	int fd = openat(at, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
-	if (fd >= 0 && fstat(fd, &st) == 0 &&
-	    (st.st_uid != geteuid() || (st.st_mode & (S_IWGRP | S_IWOTH)))) {
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return fd;
+	if (st.st_uid != geteuid()) {
 		close(fd);
 		errno = EPERM;
 		return -1;
 	}
+	if (st.st_mode & S_IWOTH)
+		log_event(PART_MAIN, "-",
+		    "warning: others may write into the folder %s", name);
 	return fd;
 }
 
@@ -787,9 +792,7 @@ static int
 no_state(const struct conf *conf)
 {
 	log_event(PART_MAIN, "-", "%s: %s", conf->data_dir,
-	    errno == EPERM ? "a folder of it belongs to another user, or"
-			     " others may write to it" :
-			     strerror(errno));
+	    errno == EPERM ? "belongs to another user" : strerror(errno));
 	return EX_CANTCREAT;
 }
 
