@@ -324,6 +324,7 @@ struct scene {
 	const char *reply;
 };
 
+/* RFC 1035 4.1.2: above each answer stands the question, as it came. */
 static const struct scene rfc1034_6_2[] = {
 	/* 6.2.1 */
 	{ "SRI-NIC.ARPA", RR_A,
@@ -340,7 +341,7 @@ static const struct scene rfc1034_6_2[] = {
 	    "A SRI-NIC.ARPA. 86400 MX 0 SRI-NIC.ARPA.\n"
 	    "A SRI-NIC.ARPA. 86400 HINFO \\8DEC-2060"
 	    "\\6TOPS20\n" },
-	/* 6.2.3 */
+	/* RFC 1034 6.2.3 */
 	{ "SRI-NIC.ARPA", RR_MX,
 	    "qr aa NOERROR\n"
 	    "Q SRI-NIC.ARPA. MX\n"
@@ -514,7 +515,7 @@ START_TEST(records_rotate)
 }
 END_TEST
 
-/* ---- RFC 1035 4.1.1, RFC 6891: headers and OPT --------------------------- */
+/* ---- RFC 1035 4.1.1 and 3.2.3, RFC 6891: headers and OPT ----------------- */
 
 static const struct odd {
 	unsigned flags, class, opts, size, version;
@@ -576,7 +577,7 @@ END_TEST
 
 /* ---- RFC 9267: what an attacker sends ------------------------------------ */
 
-/* A query for "a.example A" begins so; then, in hexadecimal, its question and
+/* RFC 1035 4.1.4.  A query for "a.example A" begins so; then, in hexadecimal, its question and
  * what else there is. */
 static const struct hostile {
 	const char *what, *counts, *rest;
@@ -727,7 +728,8 @@ load_large(unsigned n)
 	ck_assert_uint_eq(diag.errors, 0);
 }
 
-/* RFC 2181 9: TC where a whole set does not fit, and nothing of it. */
+/* RFC 2181 9: TC where a whole set does not fit, and nothing of it.  Without
+ * EDNS that is 512 octets over UDP (RFC 1035 4.2.1). */
 START_TEST(rfc2181_9_truncation)
 {
 	static const struct {
@@ -1224,7 +1226,8 @@ START_TEST(rfc5452_9_2_ports_and_ids)
 }
 END_TEST
 
-/* SERVFAIL and its like: the next server; time-outs: two rounds. */
+/* SERVFAIL and its like: the next server; time-outs: two rounds.  A failure is
+ * kept for less than the five minutes of RFC 2308 7. */
 START_TEST(next_server_then_failure)
 {
 	static const unsigned rcodes[] = { 1, 2, 4, 5, 9 };
@@ -1379,7 +1382,7 @@ START_TEST(tcp_that_breaks_off)
 END_TEST
 
 /* RFC 2308 5: negative answers are kept for min(SOA TTL, MINIMUM), and without
- * an SOA not at all. */
+ * an SOA not at all.  No name is not no data (RFC 2308 2.1 and 2.2). */
 START_TEST(rfc2308_5_negative_cache)
 {
 	static const struct {
@@ -1820,7 +1823,7 @@ START_TEST(asked_between_turns)
 }
 END_TEST
 
-/* -v: one line a message, with its section. */
+/* -v: one line a message, with its section: RFC 1035 7.2 and 7.3. */
 START_TEST(trace_cites_the_rfc)
 {
 	load(0, "example", "wild.zone");

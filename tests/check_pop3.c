@@ -642,6 +642,7 @@ START_TEST(dialogue_rfc1939_10)
 }
 END_TEST
 
+/* RFC 2449 6: the same before a login and after. */
 START_TEST(capa_rfc2449_5)
 {
 	int fd = client();
@@ -715,6 +716,7 @@ START_TEST(lines_rfc1939_3)
 }
 END_TEST
 
+/* RFC 1939 4, and the optional commands of RFC 1939 7. */
 START_TEST(states_rfc1939_3)
 {
 	static const char *const inside[] = { "STAT", "LIST", "RETR 1",

@@ -415,7 +415,8 @@ report(void)
 }
 
 /* RFC 3464 2, RFC 5321 4.5.5: recipients that fail together share a report,
- * with a null reverse-path, 7-bit, and nobody's lines but ours. */
+ * with a null reverse-path, 7-bit (RFC 3464 2.1.1), and nobody's lines but
+ * ours.  What a program reads is there for each of them (RFC 3464 2.3). */
 START_TEST(report_of_two)
 {
 	receive("alice@mail.test", "x@far.test y@far.test z@far.test");

@@ -810,8 +810,10 @@ static const struct dialogue {
 	enum relay_state want;
 	const char *fates, *text; /* in a reply of r1, or in the reason */
 } dialogues[] = {
-	/* verdicts, step by step */
+	/* verdicts, step by step (RFC 5321 4.3.2), by the first digit
+	 * (RFC 5321 4.2.1) */
 	{ "taken", SCRIPT(TAKES), NULL, 1, RELAY_SENT, "D", "250 taken" },
+	/* RFC 5321 3.2: who does not know EHLO */
 	{ "HELO", SCRIPT(HELLO, "S: 502 what", "C: HELO self.test", "S: 250",
 		MAIL, "S: 250", RCPT(1), "S: 251 will forward", "C: DATA",
 		"S: 354", "D:", "S: 250 taken"),
@@ -892,7 +894,7 @@ static const struct dialogue {
 	{ "421 dot", SCRIPT(PLAIN, MAIL, "S: 250", RCPT(1), "S: 250", "C: DATA",
 		"S: 354", "D:", "S: 421 bye"),
 	    SCRIPT(TAKES), 1, RELAY_SENT, "D", "" },
-	/* nonsense (pitfalls of 4.2.1) */
+	/* nonsense (RFC 5321 4.2) */
 	{ "850 MAIL", SCRIPT(PLAIN, MAIL, "S: 850 x"), SCRIPT(TAKES), 1,
 	    RELAY_SENT, "D", "" },
 	{ "850 RCPT", SCRIPT(PLAIN, MAIL, "S: 250", RCPT(1), "S: 850 x"), NULL,
@@ -1010,6 +1012,7 @@ START_TEST(rfc5321_4_1_1_5_next_message_after_rset)
 }
 END_TEST
 
+/* RFC 1870 3 and 6.1: a size that is told, and one that is too large. */
 START_TEST(rfc1870_size_and_rfc6152_eightbit)
 {
 	fakes[0].script = SCRIPT(HELLO,
@@ -1333,7 +1336,7 @@ END_TEST
 
 /* A 250 while the dot is still here was not meant for it: no message is lost
  * to a host that says so and has not read it all. */
-START_TEST(rfc5321_4_1_1_4_250_before_the_dot_has_left)
+START_TEST(rfc5321_4_1_1_4_reply_before_the_dot_has_left)
 {
 	int small = 4096;
 
@@ -1470,7 +1473,7 @@ main(void)
 	tcase_add_loop_test(tc, idle_host_leaves, 0, 4);
 	tcase_add_test(tc, rfc5321_4_5_3_2_5_large_content);
 	tcase_add_test(tc, rfc5321_4_5_3_2_5_host_that_does_not_read);
-	tcase_add_test(tc, rfc5321_4_1_1_4_250_before_the_dot_has_left);
+	tcase_add_test(tc, rfc5321_4_1_1_4_reply_before_the_dot_has_left);
 	tcase_add_test(tc, rfc5321_4_1_1_1_extensions_are_a_hosts_own);
 	tcase_add_test(tc, early_refusal);
 	tcase_add_test(tc, content_unreadable);

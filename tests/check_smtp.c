@@ -522,6 +522,7 @@ START_TEST(rfc5321_4_1_4_order)
 }
 END_TEST
 
+/* RFC 5321 4.1.1: verbs in any case, and blanks at the end tolerated. */
 START_TEST(rfc5321_4_2_4_verbs_and_arguments)
 {
 	static const char *const script[][2] = {
@@ -533,14 +534,20 @@ START_TEST(rfc5321_4_2_4_verbs_and_arguments)
 		{ "BDAT 10", "500" },
 		{ "AUTH PLAIN =", "500" },
 		{ "STARTTLS", "500" },
+		/* RFC 5321 4.1.1.9: what follows NOOP is ignored. */
 		{ "noop", "250 2.0.0" },
 		{ "NoOp anything at all", "250" },
 		{ "NOOP  \t ", "250" },
+		/* RFC 5321 4.1.1.8 */
 		{ "HELP MAIL", "214 2.0.0" },
+		/* RFC 5321 F.1, RFC 5321 4.1.1.7: known, and not done. */
 		{ "TURN", "502 5.5.1" },
 		{ "EXPN", "502 5.5.1" },
+		/* RFC 5321 4.1.1.6, and 3.5.3: never 250 unless verified. */
 		{ "VRFY", "501 5.5.4" },
 		{ "VRFY \"a b\"", "252 2.5.0" },
+		{ "VRFY alice", "252 2.5.0" },
+		{ "VRFY nobody", "252 2.5.0" },
 		{ "RSET now", "501 5.5.4" },
 		{ "DATA now", "503" },
 		{ "QUIT now", "501 5.5.4" },
@@ -607,6 +614,7 @@ static const struct path_case {
 	{ "<u@[127.0.0.1]>", "250", "250", "u@[127.0.0.1]" },
 	{ "<u@[IPv6:::1]>", "250", "250", "u@[IPv6:::1]" },
 	{ "<u@[IPv6:1:2:3:4:5:6:7.8.9.10]>", "250", "250", NULL },
+	/* RFC 5321 C: a source route is taken, and ignored. */
 	{ "<@a:u@c>", "250", "250", "u@c" },
 	{ "<@a,@b.d:u@c>", "250", "250", "u@c" },
 	{ "<user%evil@c>", "250", "250", "user%evil@c" },
@@ -714,6 +722,7 @@ START_TEST(rfc5321_4_1_1_3_postmaster)
 }
 END_TEST
 
+/* RFC 5321 4.1.1.2: the path, and then parameters. */
 START_TEST(rfc5321_4_1_1_11_parameters)
 {
 	static const char *const cases[][2] = {
@@ -781,6 +790,7 @@ make_path(char *line, const char *word, size_t local, size_t domain)
 	sprintf(line, ">");
 }
 
+/* RFC 5321 4.5.3.1.1, 4.5.3.1.2 and 4.5.3.1.3: at each limit, and past it. */
 START_TEST(rfc5321_4_5_3_1_address_limits)
 {
 	static const struct {
@@ -946,6 +956,7 @@ END_TEST
 
 /* ---- policy -------------------------------------------------------------- */
 
+/* RFC 5321 7.9: for strangers, nothing goes elsewhere. */
 START_TEST(rfc5321_3_6_2_relaying)
 {
 	int fd = greeted();
@@ -1256,7 +1267,7 @@ START_TEST(rfc5321_4_4_received)
 	    "MAIL FROM:<>\r\nRCPT TO:<alice@localhost>\r\n"
 	    "RCPT TO:<x@relay.test>\r\nDATA\r\n.",
 	    "250|250|250|354|250");
-	got = fake.kept[1].content; /* two recipients: none is named */
+	got = fake.kept[1].content; /* RFC 5321 7.2: of two, none */
 	ck_assert_msg(strncmp(got,
 			  "Received: from [192.0.2.7] ([127.0.0.1])\n"
 			  "\tby mx.test with SMTP id 0000000000000002; ",

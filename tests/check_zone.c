@@ -130,7 +130,7 @@ records(const struct zone *z, const char *owner)
 static const struct meaning {
 	const char *text, *owner, *records;
 } meanings[] = {
-	/* RFC 1035 5.1: the forms of an entry. */
+	/* RFC 1035 5.1: the forms of an entry; an address (RFC 1035 3.4.1). */
 	{ TOP "a 5 IN A 1.2.3.4", "a.example", "5 A 1.2.3.4" },
 	{ TOP "a IN 5 A 1.2.3.4", "a.example", "5 A 1.2.3.4" },
 	{ TOP "a\tA\t1.2.3.4\t\r\n", "a.example", "60 A 1.2.3.4" },
@@ -150,6 +150,7 @@ static const struct meaning {
 	{ TOP "$TTL 1h30m\na A 1.2.3.4", "a.example", "5400 A 1.2.3.4" },
 	{ TOP "$TTL 9\na 8 A 1.2.3.4\na TXT x", "a.example",
 	    "8 A 1.2.3.4; 9 TXT \"x\"" },
+	/* RFC 1035 3.3.13 and 3.3.11: SOA, NS. */
 	{ "@ SOA ns host 1 2 3 4 77\n NS ns\nns 9 A 192.0.2.1", "example",
 	    "77 SOA ns.example. host.example. 1 2 3 4 77; 77 NS ns.example." },
 	{ TOP "a 1W2D3H4M5s A 1.2.3.4", "a.example", "788645 A 1.2.3.4" },
@@ -159,6 +160,7 @@ static const struct meaning {
 	    "60 TXT \"a;b\" \"c\"d\" \"e;f\" \"\" \"(\"" },
 	{ TOP "a TXT \\065\\066c \"\\068\"", "a.example",
 	    "60 TXT \"ABc\" \"D\"" },
+	/* RFC 1035 3.3.14 and 3.3.2: TXT, HINFO. */
 	{ TOP "a TXT \"x\"\"y\"z", "a.example", "60 TXT \"x\" \"y\" \"z\"" },
 	{ TOP "a HINFO \"PDP-11/70\" UNIX", "a.example",
 	    "60 HINFO \"PDP-11/70\" \"UNIX\"" },
@@ -167,14 +169,17 @@ static const struct meaning {
 	{ TOP "\\097 TXT x", "a.example", "60 TXT \"x\"" },
 	{ TOP "a\xc3\xa4 TXT \xc3\xa4", "a\\195\\164.example",
 	    "60 TXT \"\xc3\xa4\"" },
-	/* The other types. */
+	/* The other types (RFC 1035 3.2.2). */
 	{ TOP "a AAAA 2001:db8::1", "a.example",
 	    "60 AAAA 20010db8000000000000000000000001" },
 	{ TOP "_x._tcp SRV 1 2 65535 ns", "_x._tcp.example",
 	    "60 SRV 1 2 65535 ns.example." },
-	{ TOP "a PTR b.c.", "a.example", "60 PTR b.c." },
-	{ TOP "a MB b", "a.example", "60 MB b.example." },
-	{ TOP "a MX 0 .", "a.example", "60 MX 0 ." },
+	{ TOP "a PTR b.c.", "a.example", "60 PTR b.c." }, /* RFC 1035 3.3.12 */
+	{ TOP "a MB b", "a.example", "60 MB b.example." }, /* RFC 1035 3.3.3 */
+	{ TOP "a MG b", "a.example", "60 MG b.example." }, /* RFC 1035 3.3.6 */
+	{ TOP "a MX 0 .", "a.example", "60 MX 0 ." },      /* RFC 1035 3.3.9 */
+	/* RFC 1035 3.3.1 */
+	{ TOP "a CNAME b", "a.example", "60 CNAME b.example." },
 	/* RFC 3597 5. */
 	{ TOP "a TYPE731 \\# 6 abcd ( ef 01 23 45 )", "a.example",
 	    "60 TYPE731 abcdef012345" },
@@ -714,6 +719,27 @@ START_TEST(set_of_4096_records)
 }
 END_TEST
 
+/* RFC 1035 3.2.1: data has a length of 16 bits.  Strings of 255 octets, each
+ * with its length, and one more: they fill it, or are one octet too many. */
+START_TEST(rfc1035_3_2_1_longest_data)
+{
+	for (int last = 254; last <= 255; last++) {
+		FILE *f = fopen(test_path("z"), "w");
+
+		fputs(TOP "a TXT (", f);
+		for (int i = 0; i < 255; i++)
+			fprintf(f, " %0255d\n", i);
+		fprintf(f, " %0*d )\n", last, 0);
+		fclose(f);
+		diag = (struct diag){ .errors = 0 };
+		struct zone *z = master_load("example", test_path("z"), &diag);
+
+		ck_assert_uint_eq(diag.errors, last == 255);
+		zone_free(z);
+	}
+}
+END_TEST
+
 START_TEST(load_100000_records)
 {
 	FILE *f = fopen(test_path("z"), "w");
@@ -793,6 +819,7 @@ main(void)
 	tcase_add_test(tcase, rfc1035_2_3_4_names);
 	tcase_add_test(tcase, names_of_many_labels);
 	tcase_add_test(tcase, set_of_4096_records);
+	tcase_add_test(tcase, rfc1035_3_2_1_longest_data);
 	tcase_add_test(tcase, load_100000_records);
 	tcase_add_test(tcase, nonsense_does_no_harm);
 	suite_add_tcase(suite, tcase);
