@@ -1045,8 +1045,8 @@ smtp_serve(void)
 		if (!conn->listening)
 			smtp_session((struct smtp *)conn);
 		while (conn->listening &&
-		    (client = net_accept(conn, sizeof(struct smtp),
-			 "421 4.3.2 ")) != NULL)
+		    (client = net_accept(conn, sizeof(struct smtp), "421 ")) !=
+			NULL)
 			smtp_greet((struct smtp *)client);
 	}
 }
