@@ -791,17 +791,20 @@ parse_numbers(struct pop3 *s)
 }
 
 /* Take the argument as the verb's row says, so that no handler needs to look
- * whether its message exists: SAY_OK, or what is wrong. */
+ * whether its message exists: SAY_OK, or what is wrong.  A blank with nothing
+ * behind it is wrong, too (RFC 1939 3). */
 static enum verdict
 parse_arg(struct pop3 *s)
 {
 	enum args args = s->verb->args;
-	bool empty = s->arg[0] == '\0';
+	bool alone = s->arg[-1] != ' '; /* not even a blank behind the verb */
 
 	pop3_note(s, "%s", usage[args]);
-	s->numbered = args >= NUMBER && (args != MAYBE_NUMBER || !empty);
+	s->numbered = args >= NUMBER && (args != MAYBE_NUMBER || !alone);
+	if (args == TEXT)
+		return s->arg[0] != '\0' ? SAY_OK : SAY_USAGE;
 	if (!s->numbered)
-		return empty == (args != TEXT) ? SAY_OK : SAY_USAGE;
+		return alone ? SAY_OK : SAY_USAGE;
 	if (!parse_numbers(s))
 		return SAY_USAGE;
 	pop3_note(s, "%zu", s->drop.files.n);
