@@ -716,6 +716,47 @@ START_TEST(lines_rfc1939_3)
 }
 END_TEST
 
+/* Say this, and hear one answer: the first line is all there is to it. */
+static void
+expect_answer(int fd, const char *line)
+{
+	send_all(fd, line, strlen(line));
+	turns(strlen(line));
+	const char *got = hear(fd);
+
+	ck_assert_msg(strncmp(got, "+OK ", 4) == 0 ||
+	    strncmp(got, "-ERR ", 5) == 0, "%s: %s", line, got);
+	ck_assert_uint_le(strlen(got), 510);
+}
+
+/* +OK or -ERR in capitals, a blank, and no more than 512 octets (RFC 2449 4),
+ * whatever was said, and however long the host's name. */
+START_TEST(every_answer_rfc1939_3)
+{
+	static const char *const words[] = { "", "x", "USER ", "user a",
+		"PASS ", "STAT", "LIST 1", "RETR ", "DELE 1", "TOP 1 ", "UIDL ",
+		"NOOP", "RSET", "CAPA ", "APOP ", "AUTH ", "STLS", "QUIT" };
+	char line[POP3_LINE + 1], name[HOST_MAX];
+
+	snprintf(name, sizeof(name), "%0*d", HOST_MAX - 1, 0);
+	conf.hostname = name;
+	for (size_t i = 0; i < NELEM(words); i++)
+		for (int in = 0; in < 2; in++) {
+			int fd = in ? alice() : client();
+
+			if (!in)
+				expect_answer(fd, "");
+			snprintf(line, sizeof(line), "%s%0*d\r\n", words[i],
+			    255 - (int)strlen(words[i]), 0);
+			expect_answer(fd, line);
+			snprintf(line, sizeof(line), "%s\r\n", words[i]);
+			expect_answer(fd, line);
+			close(fd);
+			turns(1);
+		}
+}
+END_TEST
+
 /* RFC 1939 4, and the optional commands of RFC 1939 7. */
 START_TEST(states_rfc1939_3)
 {
@@ -1313,6 +1354,7 @@ main(void)
 	tcase_add_test(talk, capa_rfc2449_5);
 	tcase_add_test(talk, strict_numbers_rfc1939_5);
 	tcase_add_test(talk, lines_rfc1939_3);
+	tcase_add_test(talk, every_answer_rfc1939_3);
 	tcase_add_test(talk, states_rfc1939_3);
 	tcase_add_test(talk, nothing_removed_without_quit_rfc1939_6);
 	tcase_add_test(talk, quit_removes_in_slices_rfc1939_6);

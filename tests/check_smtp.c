@@ -340,6 +340,19 @@ hear(int fd, bool *closed)
 	return text;
 }
 
+/* Is a reply's code one of RFC 5321 4.2.3, or ETRN's own 459? */
+static bool
+code_is_known(const char *line)
+{
+	static const char codes[] = "211 214 220 221 250 251 252 354 421 450 "
+				    "451 452 455 459 500 501 502 503 504 550 "
+				    "551 552 553 554 555 ";
+	char code[] = "??? ";
+
+	memcpy(code, line, 3);
+	return strstr(codes, code) != NULL;
+}
+
 /* Does it consist of replies that begin so?  "250 2.1.0|354": two replies;
  * of several lines the last counts.  "" none. */
 static bool
@@ -349,7 +362,8 @@ replies_fit(const char *heard, const char *want)
 		const char *end = strstr(heard, "\r\n");
 		size_t len = strcspn(want, "|");
 
-		if (end == NULL || end - heard < 4 || end - heard > 510)
+		if (end == NULL || end - heard < 4 || end - heard > 510 ||
+		    !code_is_known(heard))
 			return false;
 		if (heard[3] == ' ') {
 			if (len == 0 || strncmp(heard, want, len) != 0)
@@ -446,6 +460,92 @@ START_TEST(rfc5321_4_1_1_1_ehlo_lists_extensions)
 }
 END_TEST
 
+/* RFC 5321 4.2.1: each line of a reply has its code, all but the last a '-'. */
+START_TEST(rfc5321_4_2_1_many_lines)
+{
+	static const char *const says[][2] = {
+		{ "HELO client.test\r\n", "250" },
+		{ "EHLO client.test\r\n", "250" },
+		{ "HELP\r\n", "214" },
+	};
+	int fd = client();
+
+	hear(fd, NULL);
+	for (size_t i = 0; i < NELEM(says); i++) {
+		client_send(fd, says[i][0], strlen(says[i][0]));
+		const char *line = hear(fd, NULL), *end;
+
+		ck_assert_str_ne(line, "");
+		for (; (end = strstr(line, "\r\n")) != NULL; line = end + 2) {
+			ck_assert_int_eq(strncmp(line, says[i][1], 3), 0);
+			ck_assert_int_eq(line[3], end[2] == '\0' ? ' ' : '-');
+		}
+		ck_assert_str_eq(line, "");
+	}
+	close(fd);
+}
+END_TEST
+
+/* What any test here hears has a code of that list: replies_fit() looks. */
+START_TEST(rfc5321_4_2_3_codes)
+{
+	static const char *const all[] = { "NOOP", "VRFY alice", "HELP", "EXPN",
+		"XYZZY", "DATA", "EHLO", "MAIL FROM:<a>", "MAIL FROM:<> X=Y",
+		"MAIL FROM:<> SIZE=300001", "ETRN far.test", "RSET", "QUIT" };
+	int fd = greeted();
+
+	ck_assert(code_is_known("250 OK") && !code_is_known("259 OK"));
+	ck_assert(!code_is_known("25 0K") && !code_is_known("154 no"));
+	for (size_t i = 0; i < NELEM(all); i++) {
+		char line[64];
+		int len = snprintf(line, sizeof(line), "%s\r\n", all[i]);
+
+		client_send(fd, line, (size_t)len);
+		ck_assert_msg(code_is_known(hear(fd, NULL)), "%s", line);
+	}
+	close(fd);
+}
+END_TEST
+
+/* 512 octets with CRLF, whatever a reply has to repeat. */
+START_TEST(rfc5321_4_5_3_1_5_reply_line)
+{
+	static const char *const words[] = { "MAIL FROM:<> ", "VRFY ", "EHLO ",
+		"ETRN ", "MAIL FROM:", "RCPT TO:", "NOOP ", "DATA ", "X" };
+	int fd = greeted();
+	char line[SMTP_LINE];
+
+	for (size_t i = 0; i < NELEM(words); i++)
+		for (size_t len = 200; len < sizeof(line) - 2; len += 7) {
+			memset(line, 'a', len);
+			memcpy(line, words[i], strlen(words[i]));
+			memcpy(line + len, "\r\n", 2);
+			client_send(fd, line, len + 2);
+			const char *reply = hear(fd, NULL), *end;
+
+			for (; *reply != '\0'; reply = end + 2) {
+				end = strstr(reply, "\r\n");
+				ck_assert_ptr_nonnull(end);
+				ck_assert_int_le(end - reply, 510);
+			}
+		}
+	close(fd);
+}
+END_TEST
+
+/* A client that makes nothing but faults is answered, and stays. */
+START_TEST(rfc5321_3_8_errors_do_not_close)
+{
+	int fd = greeted();
+
+	for (int i = 0; i < 300; i++)
+		say(fd, "XYZZY\r\nDATA\r\nMAIL\r\nRCPT TO:<a@b>\r\nTURN",
+		    "500|503|501|503|502");
+	say(fd, "NOOP", "250");
+	close(fd);
+}
+END_TEST
+
 /* RFC 2034 4: no enhanced code where the client does not know of them. */
 START_TEST(rfc2034_4_enhanced_codes)
 {
@@ -532,6 +632,7 @@ START_TEST(rfc5321_4_2_4_verbs_and_arguments)
 		{ "NOO", "500" },
 		{ "NOOPS", "500" },
 		{ "BDAT 10", "500" },
+		{ "BDAT 0 LAST", "500" },
 		{ "AUTH PLAIN =", "500" },
 		{ "STARTTLS", "500" },
 		/* RFC 5321 4.1.1.9: what follows NOOP is ignored. */
@@ -755,6 +856,8 @@ START_TEST(rfc5321_4_1_1_11_parameters)
 		{ " BODY=7BIT RET=HDRS", "555 5.5.4" },
 		{ " SMTPUTF8", "555 5.5.4" },
 		{ " AUTH=<>", "555 5.5.4" },
+		{ " AUTH=<x+0Aevil>", "555 5.5.4" },
+		{ " RET=HDRS ENVID=QQ+0A", "555 5.5.4" },
 		{ " a=\"=", "555 5.5.4" },
 		{ "SIZE=5", "501 5.5.4" },
 		{ " SIZE=5>", "501 5.5.4" },
@@ -771,6 +874,7 @@ START_TEST(rfc5321_4_1_1_11_parameters)
 	say(fd, "mail from:<a@b>", "250");
 	say(fd, "rcpt to:<alice@localhost> SIZE=1", "555 5.5.4");
 	say(fd, "rcpt to:<alice@localhost> NOTIFY=NEVER", "555 5.5.4");
+	say(fd, "rcpt to:<alice@localhost> ORCPT=rfc822;a+0A-evil", "555");
 	say(fd, "rcpt to:<alice@localhost>  ", "250");
 	say(fd, "rcpt from:<alice@localhost>", "501 5.5.4 wanted: RCPT TO");
 	close(fd);
@@ -1092,6 +1196,38 @@ START_TEST(rfc5321_4_5_2_transparency)
 }
 END_TEST
 
+/* Nor is it ours to judge: headers that are none, MIME that is broken, trace
+ * fields of other forms (RFC 5321 3.3 and 3.7.2). */
+START_TEST(rfc5321_3_3_content_is_not_judged)
+{
+	static const char *const cases[] = {
+		"no header, and no empty line\n",
+		"\nno header\n",
+		"Subject: a header, and no more\n",
+		": no name\nno colon\n\n",
+		"From: one\nFrom: two\nDate: yesterday\n\n",
+		"Received: by magic\nReturn-Path: <not@ours>\n\n",
+		"Content-Type: multipart/mixed\n\nno boundary\n",
+		"Content-Transfer-Encoding: base64\n\n!!!\n",
+		"MIME-Version: 2.0\nContent-Type: ///\n\n--\n",
+		"Subject: \xff\xfe\n\n\xff\n",
+		" folded from the start\n\n",
+	};
+	int fd = greeted();
+
+	for (size_t i = 0; i < NELEM(cases); i++) {
+		say(fd, "MAIL FROM:<>\r\nRCPT TO:<alice@localhost>\r\nDATA",
+		    "250|250|354");
+		for (const char *at = cases[i]; *at != '\0'; at++)
+			client_send(fd, *at == '\n' ? "\r\n" : at,
+			    *at == '\n' ? 2 : 1);
+		say(fd, ".", "250 2.0.0");
+		ck_assert_str_eq(last_content(), cases[i]);
+	}
+	close(fd);
+}
+END_TEST
+
 /* Ends that are none: each is content, and the message is refused, once, at
  * its true end (CVE-2023-51764, -51765, -51766). */
 START_TEST(rfc5321_2_3_8_smuggling)
@@ -1187,6 +1323,24 @@ START_TEST(rfc1870_6_size)
 }
 END_TEST
 
+/* What SIZE= has promised decides nothing about the end. */
+START_TEST(rfc1870_6_size_is_no_end)
+{
+	static const char *const sizes[] = { "0", "1", "300000" };
+	int fd = greeted();
+	char line[64];
+
+	for (size_t i = 0; i < NELEM(sizes); i++) {
+		snprintf(line, sizeof(line), "MAIL FROM:<> SIZE=%s", sizes[i]);
+		say(fd, line, "250");
+		say(fd, "RCPT TO:<alice@localhost>\r\nDATA", "250|354");
+		say_content_of(fd, 5000, false, "250 2.0.0");
+	}
+	say(fd, "NOOP", "250");
+	close(fd);
+}
+END_TEST
+
 /* A text line longer than any buffer counts, and its end is seen. */
 START_TEST(rfc5321_4_5_3_1_6_text_line)
 {
@@ -1276,6 +1430,27 @@ START_TEST(rfc5321_4_4_received)
 	say(fd, "MAIL FROM:<>\r\nRCPT TO:<postmaster>\r\nDATA\r\n.",
 	    "250|250|354|250");
 	ck_assert_ptr_null(strstr(fake.kept[2].content, "for <"));
+	close(fd);
+}
+END_TEST
+
+/* Ours is on top; those of others are neither changed nor moved. */
+START_TEST(rfc5321_4_4_lines_of_others)
+{
+	static const char theirs[] = "Received: from b by c; Mon, 1 Jan 90\n"
+				     "Received: from a\n\tby b\n"
+				     "Return-Path: <x@y>\n\n";
+	int fd = in_data();
+
+	say(fd,
+	    "Received: from b by c; Mon, 1 Jan 90\r\n"
+	    "Received: from a\r\n\tby b\r\n"
+	    "Return-Path: <x@y>\r\n\r\n.",
+	    "250");
+	ck_assert_int_eq(strncmp(fake.kept[0].content,
+			     "Received: from client.test ", 27),
+	    0);
+	ck_assert_str_eq(last_content(), theirs);
 	close(fd);
 }
 END_TEST
@@ -1803,6 +1978,10 @@ add_commands(Suite *suite)
 	TCase *tc = new_case(suite, "commands");
 
 	tcase_add_test(tc, rfc5321_4_1_1_1_ehlo_lists_extensions);
+	tcase_add_test(tc, rfc5321_4_2_1_many_lines);
+	tcase_add_test(tc, rfc5321_4_2_3_codes);
+	tcase_add_test(tc, rfc5321_4_5_3_1_5_reply_line);
+	tcase_add_test(tc, rfc5321_3_8_errors_do_not_close);
 	tcase_add_test(tc, rfc2034_4_enhanced_codes);
 	tcase_add_test(tc, rfc5321_4_1_4_order);
 	tcase_add_test(tc, rfc5321_4_2_4_verbs_and_arguments);
@@ -1827,13 +2006,16 @@ add_content(Suite *suite)
 	TCase *tc = new_case(suite, "content");
 
 	tcase_add_test(tc, rfc5321_4_5_2_transparency);
+	tcase_add_test(tc, rfc5321_3_3_content_is_not_judged);
 	tcase_add_test(tc, rfc5321_2_3_8_smuggling);
 	tcase_add_test(tc, rfc5321_4_1_1_4_nul_is_content);
 	tcase_add_test(tc, rfc5321_4_1_1_4_after_a_refusal);
 	tcase_add_test(tc, rfc1870_6_size);
+	tcase_add_test(tc, rfc1870_6_size_is_no_end);
 	tcase_add_test(tc, rfc5321_4_5_3_1_6_text_line);
 	tcase_add_test(tc, rfc5321_6_3_loops);
 	tcase_add_test(tc, rfc5321_4_4_received);
+	tcase_add_test(tc, rfc5321_4_4_lines_of_others);
 	tcase_add_test(tc, rfc5321_4_4_received_ipv6);
 	tcase_add_test(tc, rfc5321_4_2_5_the_disk_refuses);
 	tcase_add_test(tc, rfc5321_4_1_1_4_many_in_one_commit);
