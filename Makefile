@@ -151,6 +151,10 @@ fast-load:
 numbers:
 	tests/numbers
 
+# Clause, code, test: a table.
+rfc:
+	tests/rfc
+
 format-check:
 	clang-format --dry-run -Werror $(SRC) *.h
 
@@ -169,4 +173,4 @@ clean:
 
 .PHONY: fast demo test test-sanitized test-stress torture torture-short load \
 	load-short fast-load numbers tidy cppcheck format-check clean \
-	coverage test-valgrind
+	coverage test-valgrind rfc

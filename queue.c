@@ -239,7 +239,7 @@ scaled(msec duration)
 	return duration / srv.conf->time_scale;
 }
 
-/* How long to wait after this many failures in a row. */
+/* How long to wait after this many failures in a row (RFC 5321 4.5.4.1). */
 static msec
 retry_wait(unsigned fails)
 {

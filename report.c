@@ -92,7 +92,9 @@ status_of(const char *reply, char status[12])
 	snprintf(status, 12, "%.*s", (int)len, code);
 }
 
-/* What a program reads (RFC 3464 2.3), for one recipient. */
+/* What a program reads (RFC 3464 2.3), for one recipient: as the envelope had
+ * it (RFC 3464 2.3.2), what became of it (RFC 3464 2.3.3), and why (RFC 3464
+ * 2.3.4).  Where no host has spoken none is named (RFC 3464 2.3.5). */
 static void
 put_status(struct msg *m, const struct job *j, const struct rcpt *r)
 {
@@ -140,6 +142,8 @@ put_original(struct msg *m, const struct queued *q)
 		close(fd);
 }
 
+/* Three parts (RFC 3464 2): for a person; for a program, who is told first who
+ * reports (RFC 3464 2.2.2); and the original's header. */
 void
 report_write(struct msg *m, const struct job *j)
 {

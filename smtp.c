@@ -462,9 +462,9 @@ do_etrn(struct smtp *s, const char *arg)
 
 /*
  * SMTP on one screen: who may speak, when, how, by which rule.  VRFY tells
- * nothing, for the harvesters of addresses (RFC 5321 7.3).  EXPN and TURN have
- * rows, because a verb that is known but not done gets 502, not 500 (RFC 5321
- * 4.2.4).
+ * nothing, for the harvesters of addresses (RFC 5321 7.3), nor does it say 250
+ * of what it has not looked up (RFC 5321 3.5.3).  EXPN and TURN have rows,
+ * because a verb that is known but not done gets 502, not 500 (RFC 5321 4.2.4).
  */
 static const struct smtp_verb verbs[] = {
 	{ "HELO", TALK, ARG, do_hello, SAY_OK, "RFC 5321 4.1.1.1",

@@ -436,6 +436,7 @@ START_TEST(report_of_two)
 	ck_assert_ptr_nonnull(strstr(text, "Auto-Submitted: auto-replied\n"));
 	ck_assert_ptr_nonnull(strstr(text, "report-type=delivery-status;\n"
 	    "\tboundary=\""));
+	/* RFC 3464 2.2.2, RFC 3464 2.3.2, 2.3.3 and 2.3.4. */
 	ck_assert_ptr_nonnull(strstr(text, "Reporting-MTA: dns; mail.test\n"));
 	ck_assert_ptr_nonnull(strstr(text, "Final-Recipient: rfc822; "
 	    "x@far.test\nAction: failed\nStatus: 5.1.1\nRemote-MTA: dns; "

@@ -644,7 +644,7 @@ START_TEST(rfc5321_4_2_4_verbs_and_arguments)
 		/* RFC 5321 F.1, RFC 5321 4.1.1.7: known, and not done. */
 		{ "TURN", "502 5.5.1" },
 		{ "EXPN", "502 5.5.1" },
-		/* RFC 5321 4.1.1.6, and 3.5.3: never 250 unless verified. */
+		/* RFC 5321 4.1.1.6 and 3.5.3: no 250 that is not verified. */
 		{ "VRFY", "501 5.5.4" },
 		{ "VRFY \"a b\"", "252 2.5.0" },
 		{ "VRFY alice", "252 2.5.0" },
