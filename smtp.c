@@ -165,7 +165,7 @@ static void
 smtp_enter(struct smtp *s, enum smtp_state next)
 {
 	assert(may_follow[s->state] & IN(next));
-	if (log_level >= 1 && s->state != next)
+	if (log_level >= 1)
 		log_conn(&s->c, "%s -> %s", state_name[s->state],
 		    state_name[next]);
 	s->state = next;

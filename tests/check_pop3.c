@@ -1328,6 +1328,45 @@ START_TEST(passwords_are_not_kept)
 }
 END_TEST
 
+/* Every edge of may_follow[] is gone, and no other. */
+START_TEST(every_edge_rfc1939_3)
+{
+	static char said[32768];
+	FILE *log = tmpfile();
+	int old = dup(STDERR_FILENO), fd = client();
+	char edge[64];
+
+	log_level = 1;
+	dup2(fileno(log), STDERR_FILENO);
+	PLAY(fd, "S: +OK", "C: QUIT", "S: +OK", "S: (closed)");
+	close(fd);
+	fd = client();
+	PLAY(fd, "S: +OK", "R: USER bob\r\nPASS x\r\nUSER bob\r\nPASS x\r\n",
+	    "S: +OK", "T: 1000", "S: -ERR", "S: +OK", "T: 1000", "S: -ERR",
+	    "R: USER bob\r\nPASS x\r\n", "S: +OK", "T: 1000", "S: -ERR",
+	    "S: (closed)");
+	close(fd);
+	close(alice());
+	turns(1);
+	fd = alice();
+	PLAY(fd, "C: QUIT", "S: +OK", "S: (closed)");
+	close(fd);
+	dup2(old, STDERR_FILENO);
+	close(old);
+	log_level = -1;
+	rewind(log);
+	said[fread(said, 1, sizeof(said) - 1, log)] = '\0';
+	fclose(log);
+	for (unsigned from = 0; from < N_POP3_STATES; from++)
+		for (unsigned to = 0; to < N_POP3_STATES; to++) {
+			snprintf(edge, sizeof(edge), " %s -> %s\n",
+			    state_name[from], state_name[to]);
+			ck_assert_msg((strstr(said, edge) != NULL) ==
+			    ((may_follow[from] & IN(to)) != 0), "%s", edge);
+		}
+}
+END_TEST
+
 int
 main(void)
 {
@@ -1377,6 +1416,7 @@ main(void)
 	tcase_add_test(talk, unknown_names_cost_as_much);
 	tcase_add_test(talk, secrets_are_compared_in_equal_time);
 	tcase_add_test(talk, passwords_are_not_kept);
+	tcase_add_test(talk, every_edge_rfc1939_3);
 	suite_add_tcase(suite, rules);
 	suite_add_tcase(suite, talk);
 	SRunner *runner = srunner_create(suite);

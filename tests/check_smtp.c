@@ -1,16 +1,18 @@
 /*
  * check_smtp.c -- reception, against a queue that is only pretended.
  *
- * Links with: smtp path net
+ * Links with: path net
  *
- * The spool below keeps messages in memory, and fails when it is told to.
- * Clients are real sockets on loopback; the server
- * turns in this process whenever a client has sent something, until nothing
- * moves any more; its clock stands still until a test moves it.
+ * smtp.c is included, for its table may_follow[].  The spool below keeps
+ * messages in memory, and fails when it is told to.  Clients are real sockets
+ * on loopback; the server turns in this process whenever a client has sent
+ * something, until nothing moves any more; its clock stands still until a test
+ * moves it.
  */
 #include <errno.h>
 #include <netinet/tcp.h>
 #include "testlib.h"
+#include "../smtp.c"
 
 struct server srv;
 int log_level;
@@ -521,12 +523,12 @@ START_TEST(rfc5321_4_5_3_1_5_reply_line)
 			memcpy(line, words[i], strlen(words[i]));
 			memcpy(line + len, "\r\n", 2);
 			client_send(fd, line, len + 2);
-			const char *reply = hear(fd, NULL), *end;
+			const char *at = hear(fd, NULL), *end;
 
-			for (; *reply != '\0'; reply = end + 2) {
-				end = strstr(reply, "\r\n");
+			for (; *at != '\0'; at = end + 2) {
+				end = strstr(at, "\r\n");
 				ck_assert_ptr_nonnull(end);
-				ck_assert_int_le(end - reply, 510);
+				ck_assert_int_le(end - at, 510);
 			}
 		}
 	close(fd);
@@ -1959,6 +1961,48 @@ START_TEST(fault_stall)
 }
 END_TEST
 
+/* ---- states -------------------------------------------------------------- */
+
+/* What clients say, each before it hangs up. */
+static const char *const walks[] = { "", "EHLO a\r\nEHLO a\r\n",
+	"EHLO a\r\nMAIL FROM:<>\r\n", TO_ALICE,
+	TO_ALICE "RCPT TO:<alice@localhost>\r\nRSET\r\n",
+	"EHLO a\r\nMAIL FROM:<>\r\nRSET\r\n", (TO_ALICE "DATA\r\n"),
+	(TO_ALICE "DATA\r\n.\r\n"), (TO_ALICE "DATA\r\n\n\r\n.\r\n") };
+
+/* Every edge of may_follow[] is gone, and no other. */
+START_TEST(rfc5321_4_1_4_every_edge)
+{
+	char edge[64];
+
+	test_capture(2);
+	log_level = 1;
+	for (size_t i = 0; i <= NELEM(walks); i++) {
+		if (i == NELEM(walks)) /* the last one is refused */
+			set_fault("connect", FAULT_CODE, 554);
+		int fd = client();
+
+		if (i < NELEM(walks))
+			client_send(fd, walks[i], strlen(walks[i]));
+		shutdown(fd, SHUT_WR);
+		hear(fd, NULL);
+		close(fd);
+	}
+	turns();
+	log_level = -1;
+	const char *log = test_captured();
+
+	for (unsigned from = 0; from < N_SMTP_STATES; from++)
+		for (unsigned to = 0; to < N_SMTP_STATES; to++) {
+			snprintf(edge, sizeof(edge), " %s -> %s\n",
+			    state_name[from], state_name[to]);
+			ck_assert_msg((strstr(log, edge) != NULL) ==
+				((may_follow[from] & IN(to)) != 0),
+			    "%s", edge);
+		}
+}
+END_TEST
+
 /* ---- all of them --------------------------------------------------------- */
 
 static TCase *
@@ -2043,6 +2087,7 @@ add_sessions(Suite *suite)
 	tcase_add_test(tc, fault_code);
 	tcase_add_test(tc, fault_drop);
 	tcase_add_test(tc, fault_stall);
+	tcase_add_test(tc, rfc5321_4_1_4_every_edge);
 }
 
 int
