@@ -218,6 +218,7 @@ send_all(int fd, const char *data, size_t len)
 static int
 hear_octet(int fd)
 {
+	struct pollfd p = { .fd = fd, .events = POLLIN };
 	unsigned char octet;
 
 	for (int i = 0; i < TURNS_MAX; i++) {
@@ -228,8 +229,12 @@ hear_octet(int fd)
 		if (n == 0 || errno != EAGAIN)
 			return -1;
 		turn();
-		if (i > 20 && srv.pop3_checking == NULL)
+		if (srv.pop3_checking != NULL)
+			continue;
+		if (i > 50)
 			return -2;
+		if (i > 20) /* the kernel takes its time, too */
+			poll(&p, 1, 1);
 	}
 	return -2;
 }
