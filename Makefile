@@ -151,6 +151,10 @@ fast-load:
 numbers:
 	tests/numbers
 
+# Real clients, those that are installed.
+clients: $(TEST_SERVER) $(BUILD)/freeport
+	BUILD=$(BUILD) tests/clients
+
 # Clause, code, test: a table.
 rfc:
 	tests/rfc
@@ -173,4 +177,4 @@ clean:
 
 .PHONY: fast demo test test-sanitized test-stress torture torture-short load \
 	load-short fast-load numbers tidy cppcheck format-check clean \
-	coverage test-valgrind rfc
+	coverage test-valgrind rfc clients
