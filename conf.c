@@ -806,8 +806,8 @@ conf_new(void)
 		.n_retry = NELEM(retry),
 		.warn_after = 4 * 60 * MINUTE,
 		.expire = DAYS(5),
-		.max_message = 50u << 20,
-		.max_recipients = 1000,
+		.max_message = 50u << 20, /* RFC 5321 4.5.3.1.7: >= 64K */
+		.max_recipients = 1000,   /* RFC 5321 4.5.3.1.8: >= 100 */
 		.max_clients = 10000,
 		.max_per_client = 100,
 		.timeout_smtp = 5 * MINUTE,

@@ -562,6 +562,7 @@ static const struct reply {
 };
 _Static_assert(NELEM(reply) == N_VERDICTS, "words for every verdict");
 
+/* All of them registered (RFC 5321 2.2.2). */
 static const char *const extensions[] = { "PIPELINING", "8BITMIME",
 	"ENHANCEDSTATUSCODES", "HELP", "ETRN" };
 
@@ -792,7 +793,8 @@ content_put(struct smtp *s, const char *data, size_t len)
 		spool_write(s->msg, data, len);
 }
 
-/* A piece of a line, up to the next CR.  An LF in it stands alone.  Two
+/* A piece of a line, up to the next CR: a line may have any length, and not
+ * only the 1000 octets of RFC 5321 4.5.3.1.6.  An LF in it stands alone.  Two
  * memchr() over what is then used up: linear, whatever comes. */
 static size_t
 content_run(struct smtp *s, const char *data, size_t len)

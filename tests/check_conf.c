@@ -614,7 +614,8 @@ END_TEST
 	"1: no user: NAME:{CRYPT}hash (see mailserv -H) or"            \
 	" NAME:{PLAIN}password would be\n"
 
-/* No part of a line that is wrong is told: it may be the password. */
+/* No part of a line that is wrong is told: it may be the password.
+ * Names that need no quotes in an address are good (RFC 5321 4.1.2). */
 static const struct bad bad_users[] = {
 	{ "bob", "~/u:" NO_USER },
 	{ "bob:secret", "~/u:" NO_USER },
@@ -628,6 +629,10 @@ static const struct bad bad_users[] = {
 	{ "bob{PLAIN}sec:ret", "~/u:" NO_USER },
 	{ "bob;sec:ret", "~/u:" NO_USER },
 	{ "secret", "~/u:" NO_USER },
+	{ "a b:{PLAIN}b", "~/u:" NO_USER },
+	{ "a\"b:{PLAIN}b", "~/u:" NO_USER },
+	{ "a@b:{PLAIN}b", "~/u:" NO_USER },
+	{ "b\303\266b:{PLAIN}b", "~/u:" NO_USER },
 	/* As long as a local part may be, and one more: RFC 5321 4.5.3.1.1 */
 	{ "a123456789b123456789c123456789d123456789e123456789f123456789"
 	  "12345:{PLAIN}b",
@@ -725,7 +730,8 @@ system_resolvers(void)
 	return text;
 }
 
-/* An empty file: the contract's column of defaults. */
+/* An empty file: the contract's column of defaults.  RFC 5321 4.5.3.1.7 and
+ * 4.5.3.1.8 ask for 64K of content and a hundred recipients. */
 START_TEST(defaults)
 {
 	struct diag diag = { .errors = 0 };

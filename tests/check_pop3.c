@@ -647,7 +647,7 @@ START_TEST(dialogue_rfc1939_10)
 }
 END_TEST
 
-/* RFC 2449 6: the same before a login and after. */
+/* RFC 2449 6 and RFC 3206 6: the same before a login and after. */
 START_TEST(capa_rfc2449_5)
 {
 	int fd = client();
@@ -1296,6 +1296,31 @@ START_TEST(secrets_are_compared_in_equal_time)
 }
 END_TEST
 
+/* RFC 1939 7: another session, a flag, a twin: the unique-ids stay. */
+START_TEST(unique_ids_last_rfc1939_7)
+{
+	put("new/1.a,S=2,W=3", "a\n");
+	put("new/2.b,S=2,W=3", "a\n");
+	int fd = alice();
+
+	PLAY(fd, "C: UIDL", "S: +OK", "S= 1 1.a", "S= 2 2.b", "S= .",
+	    "C: QUIT", "S: +OK");
+	close(fd);
+	rename(in_dir("mail/alice/new/1.a,S=2,W=3", NULL),
+	    in_dir("mail/alice/cur/1.a,S=2,W=3:2,RS", NULL));
+	rename(in_dir("mail/alice/new/2.b,S=2,W=3", NULL),
+	    in_dir("mail/alice/cur/2.b:2,", NULL));
+	put("new/0.c,S=2,W=3", "a\n"); /* comes first */
+	fd = alice();
+	PLAY(fd, "C: UIDL", "S: +OK", "S= 1 0.c", "S= 2 1.a", "S= 3 2.b",
+	    "S= .", "C: DELE 2", "S: +OK", "C: QUIT", "S: +OK");
+	close(fd);
+	fd = alice();
+	PLAY(fd, "C: UIDL 2", "S= +OK 2 2.b");
+	close(fd);
+}
+END_TEST
+
 /* Neither in the trace nor in the session's memory. */
 START_TEST(passwords_are_not_kept)
 {
@@ -1421,6 +1446,7 @@ main(void)
 	tcase_add_test(talk, unknown_names_cost_as_much);
 	tcase_add_test(talk, secrets_are_compared_in_equal_time);
 	tcase_add_test(talk, passwords_are_not_kept);
+	tcase_add_test(talk, unique_ids_last_rfc1939_7);
 	tcase_add_test(talk, every_edge_rfc1939_3);
 	suite_add_tcase(suite, rules);
 	suite_add_tcase(suite, talk);

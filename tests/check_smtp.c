@@ -438,6 +438,7 @@ expect_closed(int fd, const char *want)
 
 /* ---- commands ------------------------------------------------------------ */
 
+/* RFC 5321 2.2.2 and 3.2: what is registered, and for EHLO alone. */
 START_TEST(rfc5321_4_1_1_1_ehlo_lists_extensions)
 {
 	int fd = client();
@@ -503,7 +504,14 @@ START_TEST(rfc5321_4_2_3_codes)
 		int len = snprintf(line, sizeof(line), "%s\r\n", all[i]);
 
 		client_send(fd, line, (size_t)len);
-		ck_assert_msg(code_is_known(hear(fd, NULL)), "%s", line);
+		const char *heard = hear(fd, NULL);
+
+		ck_assert_msg(code_is_known(heard), "%s", line);
+		/* RFC 2034 4: with a class like the code's (RFC 3463 3). */
+		ck_assert_msg(all[i][0] == 'E' && all[i][1] == 'H' ?
+			heard[5] != '.' :
+			heard[4] == heard[0] && heard[5] == '.',
+		    "%s%s", line, heard);
 	}
 	close(fd);
 }

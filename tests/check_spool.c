@@ -482,7 +482,8 @@ START_TEST(ids_only_grow)
 }
 END_TEST
 
-/* RFC 5321 4.4: Return-Path: is the first line; the counts are right. */
+/* RFC 5321 4.4: Return-Path: is the first line; the counts are right, and an
+ * octet over 127 is seen (RFC 6152 2). */
 START_TEST(content_is_counted)
 {
 	struct msg *m = spool_begin("a@far.test");
