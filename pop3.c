@@ -147,7 +147,6 @@ enum verdict {
 	SAY_BROKEN,
 	SAY_KEPT,
 	SAY_FAULT,
-	SAY_LATE,
 	SAY_STOP,
 	N_VERDICTS
 };
@@ -289,8 +288,6 @@ static const struct {
 	[SAY_BROKEN] = { "-ERR [SYS/PERM] cannot be read: ", "RFC 3206 4" },
 	[SAY_KEPT] = { "-ERR [SYS/TEMP] not all is removed: ", "RFC 1939 6" },
 	[SAY_FAULT] = { "-ERR [SYS/TEMP] a laboratory's fault", "RFC 3206 4" },
-	[SAY_LATE] = { "-ERR silent for too long, nothing is removed",
-	    "RFC 1939 3" },
 	[SAY_STOP] = { "-ERR [SYS/TEMP] the server stops", "RFC 3206 4" },
 };
 _Static_assert(NELEM(reply) == N_VERDICTS, "words for every verdict");
@@ -935,10 +932,10 @@ pop3_run(struct pop3 *s)
 	pop3_want(s);
 }
 
-/* End a session from our side: nothing is removed, but what QUIT has begun
- * to.  No -ERR goes inside of an answer: there the line is only cut. */
+/* End a session, for the server stops: nothing is removed, but what QUIT has
+ * begun to.  No -ERR goes inside of an answer: there the line is only cut. */
 static void
-pop3_dismiss(struct pop3 *s, enum verdict v)
+pop3_dismiss(struct pop3 *s)
 {
 	while (s->state == POP3_UPDATE)
 		pop3_answer(s, do_quit(s));
@@ -952,7 +949,7 @@ pop3_dismiss(struct pop3 *s, enum verdict v)
 	s->waiting = false;
 	pop3_enter(s, POP3_BYE);
 	s->note[0] = '\0';
-	pop3_say(s, v);
+	pop3_say(s, SAY_STOP);
 }
 
 /* Serve one session that is ready, late, or to be served again. */
@@ -972,10 +969,12 @@ pop3_session(struct pop3 *s)
 	}
 	s->ended |= got == IO_EOF;
 	pop3_run(s);
-	/* The autologout (RFC 1939 3), unless it is we who are slow. */
+	/* The autologout (RFC 1939 3), unless it is we who are slow.  Without a
+	 * word, which would be taken for the next command's answer. */
 	if (c->deadline <= srv.now && !s->waiting && s->state != POP3_BYE) {
 		log_conn(c, "autologout");
-		pop3_dismiss(s, SAY_LATE);
+		pop3_enter(s, POP3_BYE);
+		net_drop(c);
 	}
 }
 
@@ -1078,7 +1077,7 @@ pop3_stop(void)
 
 	for (size_t at = 0; (c = net_walk(KIND_POP3, &at)) != NULL;) {
 		if (!c->listening)
-			pop3_dismiss((struct pop3 *)c, SAY_STOP);
+			pop3_dismiss((struct pop3 *)c);
 		net_touch(c);
 	}
 }
