@@ -926,6 +926,24 @@ START_TEST(in_use_rfc2449_8_1_2)
 }
 END_TEST
 
+/* One too many is told so, and why; a place that is free again is taken. */
+START_TEST(too_many_clients)
+{
+	conf.max_clients = 1;
+	int fd = client(), other = client();
+
+	PLAY(fd, "S: +OK");
+	PLAY(other, "S= -ERR [SYS/TEMP] too many connections, try later",
+	    "S: (closed)");
+	close(other);
+	PLAY(fd, "C: QUIT", "S: +OK", "S: (closed)");
+	close(fd);
+	fd = client();
+	PLAY(fd, "S: +OK");
+	close(fd);
+}
+END_TEST
+
 /* Another program's doings: moved, flagged, removed, unreadable. */
 START_TEST(files_that_move_are_found)
 {
@@ -1430,6 +1448,7 @@ main(void)
 	tcase_add_test(talk, wrong_password_takes_a_second);
 	tcase_add_test(talk, one_crypt_a_turn);
 	tcase_add_test(talk, in_use_rfc2449_8_1_2);
+	tcase_add_test(talk, too_many_clients);
 	tcase_add_test(talk, files_that_move_are_found);
 	tcase_add_test(talk, foreign_files_are_counted_once);
 	tcase_add_test(talk, two_names_while_we_read_are_one_message);
