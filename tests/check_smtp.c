@@ -512,6 +512,9 @@ START_TEST(rfc5321_4_2_3_codes)
 			heard[5] != '.' :
 			heard[4] == heard[0] && heard[5] == '.',
 		    "%s%s", line, heard);
+		/* A refusal teaches: it names its section. */
+		ck_assert_msg(heard[0] < '4' || strstr(heard, " (RFC ") != NULL,
+		    "%s%s", line, heard);
 	}
 	close(fd);
 }
