@@ -674,8 +674,6 @@ refuse(int fd, const char *busy, const char *reason)
 static void
 refuse_without_descriptor(struct conn *listener, const char *busy)
 {
-	if (srv.net.spare < 0)
-		return;
 	close(srv.net.spare);
 	int fd = accept4(listener->fd, NULL, NULL, SOCK_NONBLOCK);
 
@@ -725,6 +723,8 @@ admit(int fd, const union address *peer, enum kind kind, size_t size)
 struct conn *
 net_accept(struct conn *listener, size_t size, const char *busy)
 {
+	if (srv.net.spare < 0) /* another process was quicker to take it */
+		srv.net.spare = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	for (int i = 0; i < REFUSALS; i++) {
 		union address peer = { 0 };
 		socklen_t len = sizeof(peer);
@@ -732,7 +732,8 @@ net_accept(struct conn *listener, size_t size, const char *busy)
 		    SOCK_NONBLOCK | SOCK_CLOEXEC);
 
 		if (fd < 0) {
-			if (errno == EMFILE || errno == ENFILE)
+			if ((errno == EMFILE || errno == ENFILE) &&
+			    srv.net.spare >= 0)
 				refuse_without_descriptor(listener, busy);
 			return NULL;
 		}

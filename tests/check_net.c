@@ -1600,11 +1600,22 @@ START_TEST(no_descriptor)
 		/* hear() has closed one: take it, so that none is free */
 		held[n++] = dup(client[2]);
 	}
+	/* Another process has taken the spare one: nobody can be told, until
+	 * one is free again. */
+	close(srv.net.spare);
+	srv.net.spare = -1;
+	held[n++] = dup(client[2]);
+	ck_assert_ptr_null(accept_one(listener));
+	ck_assert_int_lt(srv.net.spare, 0);
+	close(held[--n]);
+	ck_assert_ptr_null(accept_one(listener));
+	ck_assert_int_ge(srv.net.spare, 0);
+	ck_assert_str_eq(hear(client[2]),
+	    "421 4.3.2 no descriptor is free, try later\r\n");
 	ck_assert_uint_eq(srv.net.n_clients, 0);
 	for (int i = 0; i < n; i++)
 		close(held[i]);
 	setrlimit(RLIMIT_NOFILE, &before);
-	close(client[2]);
 }
 END_TEST
 
