@@ -338,9 +338,10 @@ START_TEST(tools)
 	int status = system(command);
 
 	ck_assert_int_eq(WEXITSTATUS(status), 74);
+	/* Valgrind cannot live under such a limit: it writes files itself. */
 	snprintf(command, sizeof(command),
-	    "cd '%s' && ulimit -f 0 && '%s' -c mail1.conf -d %s", world.dir,
-	    binary, id);
+	    "cd '%s' && %s '%s' -c mail1.conf -d %s", world.dir,
+	    getenv("LD_PRELOAD") == NULL ? "ulimit -f 0 &&" : "", binary, id);
 	status = system(command);
 	ck_assert_int_eq(WEXITSTATUS(status), 0);
 	ck_assert_int_eq(count_whole("queue", ".env", &whole), 0);
