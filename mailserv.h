@@ -152,6 +152,7 @@ struct msg {
 	struct names remotes;  /* addresses it is to be passed on to */
 	struct queued *queued; /* what will be scheduled; queue.c's */
 	struct job *report_of; /* it reports these failures; queue.c's */
+	bool warning;          /* it reports a delay; queue.c's */
 	struct msg *next;      /* in the turn's commit */
 };
 
@@ -180,6 +181,7 @@ struct envelope {
 	time_t arrived;
 	size_t size, head;
 	bool eightbit;
+	bool warned; /* the sender knows that it is late */
 	struct rcpt *rcpts;
 	size_t n;
 };
@@ -204,6 +206,7 @@ struct queued {
 	msec born; /* srv.now of its arrival: no clock step changes it */
 	size_t size, head;
 	bool eightbit;
+	bool warned;             /* the sender knows that it is late */
 	size_t jobs;             /* that still wait or are under way */
 	struct job *unscheduled; /* before schedule() */
 	struct queued *next_hash;
@@ -323,6 +326,7 @@ struct queue {
 	struct queued **messages; /* hash by id */
 	struct attempt *attempts; /* under way */
 	size_t n_messages, n_dests, n_attempts;
+	size_t warnings;    /* begun in this turn */
 	bool hosts_changed; /* queue/.hosts is behind */
 	bool stopping;      /* no message is given to a host any more */
 };
@@ -424,7 +428,8 @@ bool queue_etrn(const char *domain);
 
 /* ---- report.c: what a report says ---------------------------------------- */
 
-/* Write a report on the failed recipients of a job into an open message. */
+/* Write a report into an open message: on the failed recipients of a job, or,
+ * when it is a warning, on those that still wait. */
 void report_write(struct msg *m, const struct job *j);
 
 /* ---- spool.c: messages on disk ------------------------------------------- */

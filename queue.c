@@ -32,10 +32,11 @@
 enum {
 	MESSAGES = 16384, /* buckets: 100,000 messages make chains of six */
 	DESTS = 1024,     /* buckets: few, for all are walked when one is due */
-	ATTEMPTS_MAX = 1000, /* so that dead hosts do not delay live ones */
-	DEST_RELAYS = 4,     /* at once to one destination that takes mail */
-	JOBS_A_RELAY = 25,   /* so many drain in order, over one connection */
-	REPORTS_A_TURN = 50, /* of an impossible destination: others wait */
+	ATTEMPTS_MAX = 1000,   /* so that dead hosts do not delay live ones */
+	DEST_RELAYS = 4,       /* at once to one destination that takes mail */
+	JOBS_A_RELAY = 25,     /* so many drain in order, over one connection */
+	REPORTS_A_TURN = 50,   /* of an impossible destination: others wait */
+	WARNINGS_A_TURN = 500, /* that mail is late */
 };
 
 /* Where messages for one domain go: it, not they, is due, fails and waits. */
@@ -156,18 +157,15 @@ dest_get(const char *domain)
 
 	if (d != NULL)
 		return d;
-	d = calloc(1, sizeof(*d));
-	if (d == NULL)
-		return NULL;
-	d->useful = 1;
-	d->domain = lower_copy(domain, strlen(domain));
-	if (d->domain == NULL) {
-		free(d);
+	struct dest **bucket = dest_bucket(domain);
+	char *copy = lower_copy(domain, strlen(domain));
+
+	d = copy != NULL ? malloc(sizeof(*d)) : NULL;
+	if (d == NULL) {
+		free(copy);
 		return NULL;
 	}
-	struct dest **bucket = dest_bucket(domain);
-
-	d->next_hash = *bucket;
+	*d = (struct dest){ .domain = copy, .useful = 1, .next_hash = *bucket };
 	*bucket = d;
 	srv.queue.n_dests++;
 	return d;
@@ -265,7 +263,7 @@ job_free(struct job *j)
 	free(j);
 }
 
-/* The inverse of queued_new(): with the jobs that are still its own. */
+/* The inverse of queued_from(): with the jobs that are still its own. */
 static void
 queued_free(struct queued *q)
 {
@@ -280,21 +278,6 @@ queued_free(struct queued *q)
 	}
 	free(q->sender);
 	free(q);
-}
-
-static struct queued *
-queued_new(const char *id, const char *sender)
-{
-	struct queued *q = calloc(1, sizeof(*q));
-
-	if (q == NULL)
-		return NULL;
-	snprintf(q->id, sizeof(q->id), "%s", id);
-	q->sender = strdup(sender);
-	if (q->sender != NULL)
-		return q;
-	free(q);
-	return NULL;
 }
 
 /* Give a message one more recipient, in the job of its destination. */
@@ -364,23 +347,27 @@ queued_done(struct queued *q)
 static struct queued *
 queued_from(const struct envelope *e)
 {
-	struct queued *q = queued_new(e->id, e->sender);
-	bool ok = q != NULL;
+	struct queued *q = calloc(1, sizeof(*q));
+
+	if (q == NULL)
+		return NULL;
+	*q = (struct queued){ .sender = strdup(e->sender),
+		.arrived = e->arrived,
+		.born = srv.now,
+		.size = e->size,
+		.head = e->head,
+		.eightbit = e->eightbit,
+		.warned = e->warned };
+	snprintf(q->id, sizeof(q->id), "%s", e->id);
+	bool ok = q->sender != NULL;
 
 	for (size_t i = 0; i < e->n && ok; i++)
 		if (e->rcpts[i].state != RCPT_DONE)
 			ok = queued_add(q, &e->rcpts[i]);
-	if (!ok) {
-		if (q != NULL)
-			queued_free(q);
-		return NULL;
-	}
-	q->arrived = e->arrived;
-	q->born = srv.now;
-	q->size = e->size;
-	q->head = e->head;
-	q->eightbit = e->eightbit;
-	return q;
+	if (ok)
+		return q;
+	queued_free(q);
+	return NULL;
 }
 
 /* The same for a message that is about to be committed: afterwards there is
@@ -456,12 +443,11 @@ load_one(const char *id)
 	if (q == NULL)
 		return false;
 	q->born -= believed_age(q->arrived);
-	if (q->unscheduled != NULL) {
+	if (q->unscheduled == NULL) { /* the crash came right before M5 */
+		spool_remove(id);
+		queued_free(q);
+	} else
 		schedule(q);
-		return true;
-	}
-	spool_remove(id); /* all were done: the crash came before M5 */
-	queued_free(q);
 	return true;
 }
 
@@ -541,28 +527,68 @@ report_done(struct job *j, bool told)
 	job_settle(j);
 }
 
-/* Begin a report to the sender; queue_commit() will end it. */
+/* Begin a report to the sender; queue_commit() will end it.  False, errno:
+ * ENOENT where there is nobody to tell, else ENOMEM. */
+static bool
+report_submit(struct job *j, bool warning)
+{
+	const char *sender = j->q->sender;
+	struct msg *m = sender[0] != '\0' ? spool_begin("") : NULL;
+
+	if (m == NULL || !spool_rcpt(srv.conf, m, sender) ||
+	    m->locals.n + m->remotes.n == 0) {
+		bool lost = m != NULL ? m->error != 0 : sender[0] != '\0';
+
+		if (m != NULL)
+			spool_drop(m);
+		errno = lost ? ENOMEM : ENOENT;
+		return false;
+	}
+	m->warning = warning;
+	m->report_of = warning ? NULL : j;
+	spool_open(m);
+	report_write(m, j);
+	log_event(PART_QUEUE, j->q->id, "%s=%s to=<%s>",
+	    warning ? "warning" : "report", m->id, sender);
+	spool_submit(m);
+	return true;
+}
+
+/* Report the recipients of a job that have failed. */
 static void
 job_report(struct job *j)
 {
-	struct msg *m = j->q->sender[0] != '\0' ? spool_begin("") : NULL;
+	if (!report_submit(j, false))
+		report_done(j, errno == ENOENT && to_operator(j));
+}
 
-	if (m != NULL && spool_rcpt(srv.conf, m, j->q->sender) &&
-	    m->locals.n + m->remotes.n > 0) {
-		spool_open(m);
-		report_write(m, j);
-		m->report_of = j;
-		log_event(PART_QUEUE, j->q->id, "report=%s to=<%s>", m->id,
-		    j->q->sender);
-		spool_submit(m);
+/* Tell the sender, once, that a message has become late: of all who still
+ * wait for it, wherever.  Noted first: of two warnings and none, none is the
+ * lesser evil.  When too many are late at once, some wait for their next try,
+ * because a day's backlog must not keep the turn. */
+static void
+warn_if_late(struct queued *q)
+{
+	struct envelope e;
+	msec after = scaled(srv.conf->warn_after);
+
+	if (after == 0 || srv.now - q->born < after || q->warned ||
+	    q->sender[0] == '\0' || srv.queue.warnings >= WARNINGS_A_TURN ||
+	    !spool_read(srv.spool.dir, q->id, &e))
 		return;
-	}
-	bool no_memory = (m == NULL && j->q->sender[0] != '\0') ||
-	    (m != NULL && m->error != 0);
+	q->warned = true;
+	spool_append(q->id, "warned");
+	srv.queue.warnings++;
+	for (size_t i = 0; i < e.n; i++) {
+		const char *at = strrchr(e.rcpts[i].address, '@');
+		const struct dest *d = dest_find(at != NULL ? at + 1 : "");
 
-	if (m != NULL)
-		spool_drop(m);
-	report_done(j, !no_memory && to_operator(j));
+		if (e.rcpts[i].reply == NULL && d != NULL && d->reason != NULL)
+			e.rcpts[i].reply = strdup(d->reason);
+	}
+	report_submit(&(struct job){ .q = q, .rcpts = e.rcpts, .n = e.n },
+	    true);
+	spool_forget(&e);
 }
 
 /* ---- outcomes ------------------------------------------------------------ */
@@ -615,6 +641,8 @@ job_settle(struct job *j)
 		job_report(j);
 		return;
 	}
+	if (in[RCPT_DELAYED] > 0)
+		warn_if_late(j->q);
 	if (in[RCPT_WAITING] > 0)
 		job_enqueue(j, true);
 	else if (in[RCPT_DELAYED] > 0)
@@ -675,7 +703,8 @@ note_delays(struct job *j)
 	}
 }
 
-/* Take the jobs that have waited too long out of a list. */
+/* Take the jobs that have waited too long out of a list; warn of those that
+ * will have. */
 static struct job *
 take_expired(struct job **at)
 {
@@ -685,6 +714,7 @@ take_expired(struct job **at)
 		struct job *j = *at;
 
 		if (!is_expired(j->q)) {
+			warn_if_late(j->q);
 			at = &j->next;
 			continue;
 		}
@@ -1045,10 +1075,11 @@ committed(struct msg *m)
 	else if (m->queued != NULL)
 		queued_free(m->queued);
 	m->queued = NULL;
-	if (j == NULL)
+	if (j == NULL && !m->warning)
 		return; /* smtp_answer() tells the client, and drops it */
 	spool_drop(m);
-	report_done(j, ok);
+	if (j != NULL)
+		report_done(j, ok);
 }
 
 void
@@ -1056,6 +1087,7 @@ queue_commit(void)
 {
 	struct msg *list = srv.spool.commit, *next;
 
+	srv.queue.warnings = 0;
 	for (struct msg *m = list; m != NULL; m = m->next) {
 		if (m->error != 0 || m->remotes.n == 0)
 			continue;

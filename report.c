@@ -1,9 +1,10 @@
 /*
- * report.c -- what a report says of a message that failed (RFC 3464 2).
+ * report.c -- what a report says of a message that failed, or is late.
  *
  * What this is
- *	The text of a bounce: for a person, for a program, and the original's
- *	header, as the three parts of a multipart/report (RFC 3462 1).
+ *	The text of a bounce or a delay warning (RFC 3464 2): for a person, for
+ *	a program, and the original's header, as the three parts of a
+ *	multipart/report (RFC 3462 1).
  * Call it in this order
  *	report_write() into a message that spool_open() has opened.
  * A typical sequence, with break report_write in gdb
@@ -12,8 +13,8 @@
  *	Everything in it is 7-bit, and a line that came from outside stays one
  *	line: whoever wrote it cannot add fields of his own.
  * What it does not do
- *	Say so when mail is only late.  Exercise: the same three parts, with
- *	Action: delayed, once, after warn_after (RFC 3464 2.3.3).
+ *	Ask whether the sender wants it: NOTIFY=NEVER, or no DELAY (RFC 3461
+ *	4.1).  Exercise: take the parameter in smtp.c, keep it in the envelope.
  */
 #include <errno.h>
 #include <stdarg.h>
@@ -54,29 +55,37 @@ put_date(struct msg *m, const char *field, time_t when)
 	put(m, "%s: %s\n", field, text);
 }
 
+/* The recipients that a report tells of. */
+static bool
+tells_of(const struct msg *m, const struct rcpt *r)
+{
+	return r->state == (m->warning ? RCPT_WAITING : RCPT_FAILED);
+}
+
 /* What a person reads. */
 static void
 put_explanation(struct msg *m, const struct job *j)
 {
 	put(m, "--%s\nContent-Type: text/plain; charset=us-ascii\n\n", m->id);
 	put(m, "This is the mail server at %s.\n\n", srv.conf->hostname);
-	put(m, "Your message could not be delivered to:\n\n");
+	put(m, "Your message could not be delivered%s to:\n\n",
+	    m->warning ? " yet" : "");
 	for (size_t i = 0; i < j->n; i++) {
 		const struct rcpt *r = &j->rcpts[i];
 
-		if (r->state == RCPT_FAILED)
+		if (tells_of(m, r))
 			put(m, "  <%s>\n    %s\n", r->address,
 			    r->reply != NULL ? r->reply : "unknown reason");
 	}
-	put(m,
-	    "\nIt will not be tried again.  A copy of its header is"
-	    " attached.\n\n");
+	put(m, "\nIt will %s.  A copy of its header is attached.\n\n",
+	    m->warning ? "be tried again: there is nothing that you must do" :
+			 "not be tried again");
 }
 
-/* The enhanced status code (RFC 3463 2) in a reply, or the one its first
- * digit stands for. */
+/* The enhanced status code (RFC 3463 2) in a reply, or, where it has none or
+ * one of another class than that of the report, the class alone. */
 static void
-status_of(const char *reply, char status[12])
+status_of(const char *reply, bool warning, char status[12])
 {
 	const char *code = reply;
 
@@ -86,7 +95,7 @@ status_of(const char *reply, char status[12])
 	size_t len = enhanced ? strspn(code, "0123456789.") : 0;
 
 	if (len < 5 || len > 9) {
-		code = "5.0.0";
+		code = warning ? "4.0.0" : "5.0.0";
 		len = 5;
 	}
 	snprintf(status, 12, "%.*s", (int)len, code);
@@ -99,15 +108,18 @@ static void
 put_status(struct msg *m, const struct job *j, const struct rcpt *r)
 {
 	const char *reply = r->reply != NULL ? r->reply : "";
+	msec term = srv.conf->expire / srv.conf->time_scale / SECOND;
 	char status[12];
 
-	status_of(reply, status);
-	put(m, "Final-Recipient: rfc822; %s\nAction: failed\nStatus: %s\n",
-	    r->address, status);
+	status_of(reply, m->warning, status);
+	put(m, "Final-Recipient: rfc822; %s\nAction: %s\nStatus: %s\n",
+	    r->address, m->warning ? "delayed" : "failed", status);
 	if (j->mta != NULL)
 		put(m, "Remote-MTA: dns; %s\n", j->mta);
 	if (strspn(reply, "0123456789") == 3) /* a host said it, not we */
 		put(m, "Diagnostic-Code: smtp; %s\n", reply);
+	if (m->warning)
+		put_date(m, "Will-Retry-Until", j->q->arrived + (time_t)term);
 	put(m, "\n");
 }
 
@@ -115,7 +127,6 @@ put_status(struct msg *m, const struct job *j, const struct rcpt *r)
 static void
 put_original(struct msg *m, const struct queued *q)
 {
-	static const char mark[] = "\n\n";
 	int fd = spool_content(q->id);
 	char *text = malloc(HEADER_MAX + 1);
 	ssize_t len = fd >= 0 && text != NULL ?
@@ -128,7 +139,7 @@ put_original(struct msg *m, const struct queued *q)
 	put(m, "--%s\nContent-Type: text/rfc822-headers\n\n", m->id);
 	if (len > 0) {
 		text[len] = '\0';
-		char *end = strstr(text, mark);
+		char *end = strstr(text, "\n\n");
 
 		if (end != NULL)
 			*end = '\0';
@@ -153,10 +164,12 @@ report_write(struct msg *m, const struct job *j)
 	put(m, "From: Mail Delivery System <MAILER-DAEMON@%s>\nTo: <%s>\n",
 	    host, j->q->sender);
 	put(m,
-	    "Subject: Undelivered mail returned to sender\n"
+	    "Subject: %s\n"
 	    "Message-ID: <%s@%s>\nAuto-Submitted: auto-replied\n"
 	    "MIME-Version: 1.0\nContent-Type: multipart/report;"
 	    " report-type=delivery-status;\n\tboundary=\"%s\"\n\n",
+	    m->warning ? "Delayed mail (it is still being tried)" :
+			 "Undelivered mail returned to sender",
 	    m->id, host, m->id);
 	put_explanation(m, j);
 	put(m,
@@ -166,7 +179,7 @@ report_write(struct msg *m, const struct job *j)
 	put_date(m, "Arrival-Date", j->q->arrived);
 	put(m, "\n");
 	for (size_t i = 0; i < j->n; i++)
-		if (j->rcpts[i].state == RCPT_FAILED)
+		if (tells_of(m, &j->rcpts[i]))
 			put_status(m, j, &j->rcpts[i]);
 	put_original(m, j->q);
 }

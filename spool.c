@@ -471,6 +471,8 @@ read_line(struct envelope *e, char *line)
 		e->head = strtoul(value, NULL, 10);
 	else if (strcmp(line, "eightbit") == 0)
 		e->eightbit = true;
+	else if (strcmp(line, "warned") == 0)
+		e->warned = true;
 	return true;
 }
 

@@ -260,8 +260,8 @@ START_TEST(dead_host_costs_one_attempt)
 }
 END_TEST
 
-/* retry: each wait in turn, the last one again and again; then, past expire,
- * the report (RFC 5321 4.5.4.1). */
+/* retry: each wait in turn, the last one again and again; past warn_after one
+ * warning; past expire the report (RFC 5321 4.5.4.1). */
 START_TEST(five_days_of_retries)
 {
 	static const msec wait[] = { 1, 5, 15, 30, 60, 60, 60 };
@@ -275,14 +275,17 @@ START_TEST(five_days_of_retries)
 		pass();
 	}
 	while (srv.now - begun < 5 * DAY * MINUTE) {
-		ck_assert_int_eq(count_files("mail/alice/new", ""), 0);
+		msec age = srv.now - begun;
+
 		lose(only());
+		ck_assert_int_eq(count_files("mail/alice/new", ""),
+		    age >= 4 * 60 * MINUTE);
 		if (n_relays == 0 && srv.queue.n_messages > 0)
 			pass();
 	}
 	lose(only());
 	ck_assert_uint_eq(srv.queue.n_messages, 0);
-	ck_assert_int_eq(count_files("mail/alice/new", ""), 1);
+	ck_assert_int_eq(count_files("mail/alice/new", ""), 2);
 	ck_assert_int_eq(count_files("queue", "msg"), 0);
 	ck_assert_int_eq(queue_due(), NEVER);
 }
@@ -452,6 +455,144 @@ START_TEST(report_of_two)
 }
 END_TEST
 
+/* All that a crash would take is gone; what lies on the disk is read again. */
+static void
+restart_queue(void)
+{
+	static struct queue before; /* still reachable, for the leak checkers */
+
+	before = srv.queue;
+	ck_assert_uint_eq(before.n_messages, 1);
+	srv.queue = (struct queue){ 0 };
+	n_relays = 0;
+	ck_assert(queue_load(true));
+	turn();
+}
+
+/* Let hours pass without a try. */
+static void
+later(int hours)
+{
+	srv.wall += hours * 60 * MINUTE;
+	srv.now = srv.frozen += hours * 60 * MINUTE;
+}
+
+/* RFC 3464 2.3.3, 2.3.9: the warning names all who wait, each with its own
+ * reason, and until when they are tried; a restart does not repeat it. */
+START_TEST(warning_of_a_delay)
+{
+	char name[128], until[128];
+	struct tm tm;
+	time_t end = (time_t)(srv.wall / 1000) + 5 * 24 * 3600;
+
+	snprintf(name, sizeof(name), "mailserv-data/queue/%s.env",
+	    receive("alice@mail.test", "x@far.test y@far.test z@near.test"));
+	turn();
+	struct relay *near = relays[strcmp(relays[0]->domain, "far.test") == 0];
+	struct relay *far = relays[near == relays[0]];
+
+	lose(near);
+	later(4);
+	struct job *j = ready(far);
+
+	j->rcpts[0].state = RCPT_DONE;
+	j->rcpts[1].state = RCPT_DELAYED;
+	j->rcpts[1].reply = strdup("450 4.2.0 later");
+	sent(far);
+	ck_assert_int_eq(count_files("mail/alice/new", ""), 1);
+	const char *text = report();
+
+	strftime(until, sizeof(until),
+	    "\nWill-Retry-Until: %a, %d %b %Y %H:%M:%S +0000\n\n",
+	    gmtime_r(&end, &tm));
+	ck_assert_int_eq(strncmp(text, "Return-Path: <>\n", 16), 0);
+	ck_assert_ptr_nonnull(strstr(text, "\nSubject: Delayed mail "));
+	ck_assert_ptr_nonnull(strstr(text, "Final-Recipient: rfc822; "
+	    "y@far.test\nAction: delayed\nStatus: 4.2.0\n"
+	    "Diagnostic-Code: smtp; 450 4.2.0 later\nWill-Retry-Until: "));
+	ck_assert_ptr_nonnull(strstr(text, "Final-Recipient: rfc822; "
+	    "z@near.test\nAction: delayed\nStatus: 4.0.0\nWill-Retry"));
+	ck_assert_ptr_nonnull(strstr(text, "<z@near.test>\n    connection"));
+	ck_assert_ptr_nonnull(strstr(text, until));
+	ck_assert_ptr_null(strstr(text, "x@far.test"));
+	ck_assert_ptr_null(strstr(text, "not be tried"));
+	ck_assert_ptr_nonnull(strstr(text, "\nX-Id: 1\n"));
+	ck_assert_ptr_nonnull(strstr(test_read(name), "\nwarned\n"));
+	restart_queue();
+	lose(relays[0]);
+	lose(relays[0]);
+	ck_assert_int_eq(count_files("mail/alice/new", ""), 1);
+}
+END_TEST
+
+/* Not a second before its time, nor ever where nobody is to be told: a null
+ * reverse-path, warn_after 0. */
+START_TEST(no_warning)
+{
+	char name[128];
+
+	snprintf(name, sizeof(name), "mailserv-data/queue/%s.env",
+	    receive("", "x@far.test"));
+	receive("alice@mail.test", "x@far.test");
+	turn();
+	later(4);
+	srv.now = srv.frozen -= SECOND;
+	lose(only());
+	ck_assert_int_eq(count_files("mail/alice/new", ""), 0);
+	srv.conf->warn_after = 0;
+	later(1);
+	turn();
+	lose(only());
+	ck_assert_int_eq(count_files("mail/alice/new", ""), 0);
+	srv.conf->warn_after = 4 * 60 * MINUTE;
+	later(1);
+	turn();
+	lose(only());
+	ck_assert_int_eq(count_files("mail/alice/new", ""), 1);
+	ck_assert_ptr_null(strstr(test_read(name), "warned"));
+	ck_assert_int_eq(count_files("queue/failed", ""), 0);
+	ck_assert_uint_eq(srv.queue.n_messages, 2);
+}
+END_TEST
+
+/* A warning that the disk refuses is not tried again, and harms nobody. */
+START_TEST(warning_that_cannot_be_stored)
+{
+	int tmp = srv.spool.tmp;
+
+	receive("alice@mail.test", "x@far.test");
+	turn();
+	later(4);
+	srv.spool.tmp = -1; /* EBADF */
+	lose(only());
+	srv.spool.tmp = tmp;
+	later(1);
+	turn();
+	lose(only());
+	ck_assert_int_eq(count_files("mail/alice/new", ""), 0);
+	ck_assert_uint_eq(srv.queue.n_messages, 1);
+	later(5 * 24);
+	turn();
+	lose(only());
+	ck_assert_int_eq(count_files("mail/alice/new", ""), 1);
+}
+END_TEST
+
+/* So many in a turn: the others wait for the next try. */
+START_TEST(warnings_have_a_limit)
+{
+	for (int i = 0; i < 501; i++)
+		receive("alice@mail.test", "x@far.test");
+	turn();
+	later(4);
+	lose(only());
+	ck_assert_int_eq(count_files("mail/alice/new", ""), 500);
+	pass();
+	lose(only());
+	ck_assert_int_eq(count_files("mail/alice/new", ""), 501);
+}
+END_TEST
+
 /* RFC 5321 6.1: no report of a report; the operator gets it, and may move it
  * back. */
 START_TEST(null_sender_goes_to_failed)
@@ -596,14 +737,7 @@ START_TEST(restart)
 
 	say(ready(near), RCPT_DONE, "250 ok");
 	sent(near);
-	static struct queue before; /* all that a crash would take */
-
-	before = srv.queue;
-	ck_assert_uint_eq(before.n_messages, 1);
-	srv.queue = (struct queue){ 0 };
-	n_relays = 0;
-	ck_assert(queue_load(true));
-	turn();
+	restart_queue();
 	ck_assert_str_eq(only()->domain, "far.test");
 	j = ready(only());
 	ck_assert_uint_eq(j->rcpts[j->n - 1].number, 2);
@@ -628,14 +762,7 @@ START_TEST(done_survives_a_restart)
 	sent(only());
 	ck_assert_ptr_nonnull(strstr(test_read(name), "\ndone 1\n"));
 	ck_assert_ptr_null(strstr(test_read(name), "\ndone 2\n"));
-	static struct queue before;
-
-	before = srv.queue;
-	ck_assert_uint_eq(before.n_messages, 1);
-	srv.queue = (struct queue){ 0 };
-	n_relays = 0;
-	ck_assert(queue_load(true));
-	turn();
+	restart_queue();
 	j = ready(only());
 	ck_assert_uint_eq(j->n, 1);
 	ck_assert_str_eq(j->rcpts[0].address, "carol@far.test");
@@ -1047,6 +1174,7 @@ START_TEST(clock_is_wrong_at_start)
 	char ids[3][ID_LEN + 1];
 
 	srv.wall = 20500 * DAY * MINUTE;
+	srv.conf->warn_after = 0; /* only reports are counted */
 	for (int i = 0; i < 3; i++)
 		snprintf(ids[i], sizeof(ids[i]), "%s",
 		    receive("alice@mail.test", "x@far.test"));
@@ -1092,6 +1220,10 @@ main(void)
 	tcase_add_test(tc, one_of_several_is_lost);
 	tcase_add_test(tc, delay_of_one_recipient);
 	tcase_add_test(tc, report_of_two);
+	tcase_add_test(tc, warning_of_a_delay);
+	tcase_add_test(tc, no_warning);
+	tcase_add_test(tc, warning_that_cannot_be_stored);
+	tcase_add_test(tc, warnings_have_a_limit);
 	tcase_add_test(tc, null_sender_goes_to_failed);
 	tcase_add_test(tc, unknown_sender_goes_to_failed);
 	tcase_add_test(tc, report_that_cannot_be_stored);
