@@ -453,7 +453,7 @@ dns_answer(const unsigned char *query, size_t len, unsigned char *reply,
 	struct dns_reply o = { .data = reply, .len = HEADER, .name = q.name };
 
 	o.tcp = tcp;
-	o.cap = (tcp ? MESSAGE_MAX : q.size) - OPT_SIZE;
+	o.cap = (tcp ? MESSAGE_MAX : q.size) - (q.opts > 0 ? OPT_SIZE : 0);
 	o.flags = QR | (flags & (OPCODE | RD)) | (rcode & 15);
 
 	if (echo)
