@@ -6,6 +6,7 @@
 #	make test        all tests (needs Check)
 #	make torture     the promise, tried: crashes, power cuts, faults, load
 #	make numbers     the figures of readability, and their limits
+#	make interop     beside other servers: root, Debian packages, the network
 #
 # Your CC, CPPFLAGS, CFLAGS, LDFLAGS and LDLIBS are added to ours.  BUILD is
 # the folder for objects: give another one for other flags.
@@ -146,6 +147,10 @@ load-short: fast-load
 fast-load:
 	$(MAKE) OPT=-O2 BUILD=build-fast SERVER=$(FAST) $(FAST) build-fast/load
 
+# QUICK=--quick: a sample, in less than three minutes.
+interop:
+	BUILD=$(BUILD) tests/interop/run $(QUICK)
+
 # ---- other checks -----------------------------------------------------------
 
 numbers:
@@ -177,4 +182,4 @@ clean:
 
 .PHONY: fast demo test test-sanitized test-stress torture torture-short load \
 	load-short fast-load numbers tidy cppcheck format-check clean \
-	coverage test-valgrind rfc clients
+	coverage test-valgrind rfc clients interop
