@@ -652,16 +652,16 @@ job_settle(struct job *j)
 	dest_update(d);
 }
 
-/* Replace what was last said of a recipient; without memory the old stays. */
+/* Replace what was last said of somebody; without memory the old stays. */
 static void
-set_reply(struct rcpt *r, const char *reply)
+set_text(char **text, const char *said)
 {
-	char *copy = strdup(reply);
+	char *copy = strdup(said);
 
 	if (copy == NULL)
 		return;
-	free(r->reply);
-	r->reply = copy;
+	free(*text);
+	*text = copy;
 }
 
 /* Give up on all recipients of a job that are not done. */
@@ -674,7 +674,7 @@ job_give_up(struct job *j, const char *reason)
 		if (r->state == RCPT_DONE)
 			continue;
 		r->state = RCPT_FAILED;
-		set_reply(r, reason);
+		set_text(&r->reply, reason);
 		log_event(PART_QUEUE, j->q->id, "failed to=<%s>: %s",
 		    r->address, reason);
 	}
@@ -754,18 +754,13 @@ dest_expire(struct dest *d)
 static void
 dest_failed(struct dest *d, const char *reason)
 {
-	char *copy = strdup(reason);
-
-	for (char *at = copy; at != NULL && *at != '\0'; at++)
+	set_text(&d->reason, reason);
+	for (char *at = d->reason; at != NULL && *at != '\0'; at++)
 		if (*at < ' ' || *at > '~')
 			*at = '?'; /* queue/.hosts is lines of text */
 	d->fails++;
 	d->backoff = srv.now + retry_wait(d->fails);
 	d->retry = (time_t)((srv.wall + retry_wait(d->fails)) / 1000);
-	if (copy != NULL) {
-		free(d->reason);
-		d->reason = copy;
-	}
 	srv.queue.hosts_changed = true;
 	log_event(PART_QUEUE, "-",
 	    "deferred domain=%s tries=%u waiting=%zu next=%llds: %s", d->domain,
