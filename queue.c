@@ -48,6 +48,7 @@ struct dest {
 	size_t jobs;     /* in the lists, in attempts, in reports: it lives */
 	msec backoff;    /* not tried before; 0: at once */
 	msec etrn;       /* when ETRN last asked for it */
+	msec resume;     /* backoff, while an attempt of ETRN's fails; or 0 */
 	unsigned fails;  /* of the host, in a row */
 	time_t retry;    /* the end of backoff by the real clock, for -q */
 	size_t attempts; /* under way */
@@ -829,6 +830,7 @@ attempt_end(struct attempt *a)
 {
 	relay_close(a->relay);
 	a->over = true;
+	a->dest->resume = 0;
 	a->dest->attempts--;
 	if (a->dest->attempts > 0)
 		return;
@@ -888,7 +890,8 @@ attempt_sent(struct attempt *a)
 }
 
 /* No host, or it was lost.  One that took messages before has only had
- * enough of this connection; one of several tells how many are welcome. */
+ * enough of this connection; one of several tells how many are welcome.  What
+ * ETRN asked for is no try: a stranger must not lengthen the wait. */
 static void
 attempt_lost(struct attempt *a)
 {
@@ -904,7 +907,9 @@ attempt_lost(struct attempt *a)
 	if (d->attempts > 1) {
 		d->useful = d->attempts - 1;
 		d->crowded = true;
-	} else if (news->delivered == 0)
+	} else if (news->delivered == 0 && d->resume != 0)
+		d->backoff = d->resume;
+	else if (news->delivered == 0)
 		dest_failed(d, news->reason);
 	attempt_end(a);
 	dest_update(d);
@@ -1139,6 +1144,7 @@ queue_etrn(const char *domain)
 	if (d == NULL || (d->etrn != 0 && srv.now - d->etrn < MINUTE))
 		return false;
 	d->etrn = srv.now;
+	d->resume = d->attempts == 0 ? d->backoff : 0;
 	dest_hurry(d);
 	return true;
 }

@@ -823,14 +823,81 @@ START_TEST(flush_and_etrn)
 	lose(only());
 	ck_assert_int_eq(queue_due(), srv.now + 5 * MINUTE);
 	ck_assert(!queue_etrn("near.test"));
+	msec due = queue_due();
+
 	ck_assert(queue_etrn("FAR.test"));
 	turn();
 	lose(only());
+	ck_assert_int_eq(queue_due(), due); /* as if it had not been */
+	ck_assert_ptr_nonnull(strstr(test_read("mailserv-data/queue/.hosts"),
+	    "far.test 2 "));
 	ck_assert(!queue_etrn("far.test"));
 	srv.now = srv.frozen += MINUTE - 1;
 	ck_assert(!queue_etrn("far.test"));
 	srv.now = srv.frozen += 1;
 	ck_assert(queue_etrn("far.test"));
+}
+END_TEST
+
+/* An attempt that was under way when ETRN came is a try like any other; one
+ * that ETRN began, and that works, ends the wait. */
+START_TEST(etrn_while_it_is_tried)
+{
+	receive("bob@sender.test", "a@far.test");
+	turn();
+	ck_assert(queue_etrn("far.test"));
+	lose(only());
+	ck_assert_int_eq(queue_due(), srv.now + MINUTE);
+	srv.now = srv.frozen += MINUTE;
+	turn();
+	ck_assert(queue_etrn("far.test"));
+	lose(only());
+	ck_assert_int_eq(queue_due(), srv.now + 5 * MINUTE);
+	srv.now = srv.frozen += MINUTE;
+	ck_assert(queue_etrn("far.test"));
+	turn();
+	say(ready(only()), RCPT_DELAYED, "450 later");
+	sent(only());
+	receive("bob@sender.test", "b@far.test");
+	ck_assert_ptr_nonnull(ready(only())); /* nothing else waits */
+	lose(only());
+	turn();
+	lose(only());
+	ck_assert_int_eq(queue_due(), srv.now + MINUTE); /* the first again */
+}
+END_TEST
+
+/* A host that answers nothing delays nobody else, however much waits for it;
+ * and one for which a thousand messages wait leaves room for others. */
+START_TEST(slow_host_delays_nobody)
+{
+	size_t far = 0;
+
+	for (int i = 0; i < 1000; i++)
+		receive("bob@sender.test", "a@far.test");
+	turn();
+	ck_assert_uint_eq(n_relays, 1); /* and there it hangs */
+	receive("bob@sender.test", "b@near.test");
+	turn();
+	ck_assert_uint_eq(n_relays, 2);
+	ck_assert_str_eq(relays[1]->domain, "near.test");
+	say(ready(relays[1]), RCPT_DONE, "250 ok");
+	sent(relays[1]);
+	ck_assert_ptr_null(ready(relays[1]));
+	turn();
+	ready(only()); /* now the large one is fast */
+	for (int i = 0; i < 10; i++) {
+		turn();
+		for (size_t k = 0; k < n_relays; k++)
+			if (relays[k]->job == NULL)
+				ready(relays[k]);
+	}
+	receive("bob@sender.test", "b@near.test");
+	turn();
+	for (size_t k = 0; k < n_relays; k++)
+		far += strcmp(relays[k]->domain, "far.test") == 0;
+	ck_assert_uint_eq(far, 4);
+	ck_assert_uint_eq(n_relays, 5);
 }
 END_TEST
 
@@ -1234,6 +1301,8 @@ main(void)
 	tcase_add_test(tc, delayed_expires_with_its_host);
 	tcase_add_test(tc, reports_cross);
 	tcase_add_test(tc, flush_and_etrn);
+	tcase_add_test(tc, etrn_while_it_is_tried);
+	tcase_add_test(tc, slow_host_delays_nobody);
 	tcase_add_test(tc, deleted_while_it_waits);
 	tcase_add_test(tc, lost_after_success);
 	tcase_add_test(tc, attempts_have_a_limit);
