@@ -555,12 +555,19 @@ report_submit(struct job *j, bool warning)
 	return true;
 }
 
-/* Report the recipients of a job that have failed. */
+/* Report the recipients of a job that have failed; nobody is told of what the
+ * operator has deleted (-d). */
 static void
 job_report(struct job *j)
 {
-	if (!report_submit(j, false))
+	int fd = spool_content(j->q->id);
+
+	if (fd < 0 && errno == ENOENT)
+		report_done(j, true);
+	else if (!report_submit(j, false))
 		report_done(j, errno == ENOENT && to_operator(j));
+	if (fd >= 0)
+		close(fd);
 }
 
 /* Tell the sender, once, that a message has become late: of all who still
@@ -838,16 +845,6 @@ attempt_end(struct attempt *a)
 	a->dest->crowded = false;
 }
 
-/* The operator has deleted this message (-d). */
-static void
-job_vanished(struct job *j)
-{
-	log_event(PART_QUEUE, j->q->id, "was deleted");
-	for (size_t i = 0; i < j->n; i++)
-		j->rcpts[i].state = RCPT_DONE;
-	job_settle(j);
-}
-
 /* The host waits: give it the next message, or let it go. */
 static void
 attempt_send(struct attempt *a)
@@ -860,7 +857,7 @@ attempt_send(struct attempt *a)
 		a->fd = spool_content(j->q->id);
 		if (a->fd >= 0 || errno != ENOENT)
 			break;
-		job_vanished(j);
+		job_give_up(j, "the operator has deleted it");
 	}
 	if (j != NULL && a->fd < 0) {
 		dest_failed(a->dest, strerror(errno));

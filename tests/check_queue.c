@@ -917,6 +917,38 @@ START_TEST(deleted_while_it_waits)
 }
 END_TEST
 
+/* Nor is it reported, whatever becomes of its destination, or of it. */
+START_TEST(deleted_is_not_reported)
+{
+	char name[128];
+
+	for (int way = 0; way < 3; way++) {
+		snprintf(name, sizeof(name), "mailserv-data/queue/%s.env",
+		    receive("alice@mail.test", "a@far.test"));
+		turn();
+		struct job *j = way == 2 ? ready(only()) : NULL;
+
+		ck_assert_int_eq(unlink(name), 0);
+		if (way == 0)
+			later(5 * 24);
+		if (j != NULL)
+			say(j, RCPT_FAILED, "550 no");
+		only()->state = way == 0 ? RELAY_LOST :
+		    way == 1             ? RELAY_IMPOSSIBLE :
+					   RELAY_SENT;
+		turn();
+		while (n_relays > 0) {
+			only()->state = RELAY_OVER;
+			turn();
+		}
+		ck_assert_uint_eq(srv.queue.n_messages, 0);
+		ck_assert_int_eq(count_files("queue", ".msg"), 0);
+		ck_assert_int_eq(count_files("mail/alice/new", ""), 0);
+		ck_assert_int_eq(count_files("queue/failed", ""), 0);
+	}
+}
+END_TEST
+
 /* A host that took messages has had enough of a connection: no backoff. */
 START_TEST(lost_after_success)
 {
@@ -1304,6 +1336,7 @@ main(void)
 	tcase_add_test(tc, etrn_while_it_is_tried);
 	tcase_add_test(tc, slow_host_delays_nobody);
 	tcase_add_test(tc, deleted_while_it_waits);
+	tcase_add_test(tc, deleted_is_not_reported);
 	tcase_add_test(tc, lost_after_success);
 	tcase_add_test(tc, attempts_have_a_limit);
 	tcase_add_test(tc, time_scale);
