@@ -79,6 +79,7 @@ static const struct {
 	{ "-c mail1.conf -r x@null.near.test", 68, "5.1.10" },
 	{ "-c mail1.conf -r x@none.near.test", 68, "5.1.2" },
 	{ "-c mail1.conf -r x@loop.near.test", 68, "5.4.6" },
+	{ "-c mail1.conf -r x@elsewhere.test", 75, "to be tried later" },
 	{ "-c mail1.conf -d 0123456789abcdef", 66, "no message" },
 	{ "-c mail1.conf -d 0123456789abcde fedcba9876543210z", 66, "cde in" },
 	{ "-n -q", 64, "usage:" }, /* one thing at a time */
@@ -218,6 +219,51 @@ START_TEST(signals)
 }
 END_TEST
 
+/* -q and -d, beside a running server and without one. */
+START_TEST(queue_from_outside)
+{
+	char log[PATH_MAX], script[PATH_MAX], arguments[128], id[2][17];
+
+	start(MAIL1);
+	log_path(MAIL1, log);
+	write_file("two.txt", "connect 127.0.0.1 %u\nS: 220 ...\n"
+	    "C: HELO x\nS: 250 ...\nC: MAIL FROM:<alice@localhost>\n"
+	    "S: 250 ...\nC: RCPT TO:<x@near.test>\nS: 250 ...\n"
+	    "C: RCPT TO:<y@near.test>\nS: 250 ...\nC: DATA\nS: 354 ...\n"
+	    "C: one\nC: .\nS: 250 ...\nC: MAIL FROM:<>\nS: 250 ...\n"
+	    "C: RCPT TO:<z@near.test>\nS: 250 ...\nC: DATA\nS: 354 ...\n"
+	    "C: two\nC: .\nS: 250 ...\nC: QUIT\nS: 221 ...\n", world.smtp);
+	snprintf(script, sizeof(script), "%.4000s/two.txt", world.dir);
+	ck_assert_int_eq(play_at(script, "X=1"), 0);
+	wait_for(log, "deferred domain=near.test", 1);
+	ck_assert_int_eq(run("-c mail1.conf -q", ""), 0);
+	const char *first = printed(), *second = strstr(first, "from <>\n");
+
+	ck_assert_ptr_nonnull(second);
+	while (second > first && second[-1] != '\n')
+		second--;
+	snprintf(id[0], sizeof(id[0]), "%s", first);
+	snprintf(id[1], sizeof(id[1]), "%s", second);
+	ck_assert_ptr_nonnull(strstr(first, "from <alice@localhost>\n    to "
+	    "<x@near.test>  tries 1  next 20"));
+	ck_assert_ptr_nonnull(strstr(first, "Connection refused\n    to "
+	    "<y@near.test>  tries 1  next 20"));
+	ck_assert_ptr_nonnull(strstr(first, "\n2 waiting, 0 in failed\n"));
+	snprintf(arguments, sizeof(arguments), "-c mail1.conf -d %s", id[0]);
+	ck_assert_int_eq(run(arguments, ""), 0);
+	run("-c mail1.conf -q", "");
+	ck_assert_ptr_nonnull(strstr(printed(), "\n1 waiting, 0 in failed\n"));
+	stop(MAIL1, SIGTERM);
+	run("-c mail1.conf -q", "");
+	ck_assert_ptr_nonnull(strstr(printed(), "\n1 waiting, 0 in failed\n"));
+	snprintf(arguments, sizeof(arguments), "-c mail1.conf -d %s %s", id[0],
+	    id[1]);
+	ck_assert_int_eq(run(arguments, ""), 66);
+	run("-c mail1.conf -q", "");
+	ck_assert_str_eq(printed(), "0 waiting, 0 in failed\n");
+}
+END_TEST
+
 int
 main(void)
 {
@@ -234,6 +280,7 @@ main(void)
 	tcase_add_test(tc, second_server);
 	tcase_add_test(tc, reload);
 	tcase_add_test(tc, signals);
+	tcase_add_test(tc, queue_from_outside);
 	suite_add_tcase(suite, tc);
 	SRunner *runner = srunner_create(suite);
 
