@@ -556,6 +556,20 @@ START_TEST(rfc6891_6_1_headers)
 }
 END_TEST
 
+/* NSD's classic: text where a query should be.  Its octets are a header with
+ * opcode 12 and nonsense; of them the id, RD and the opcode come back. */
+START_TEST(rfc1035_4_1_1_text)
+{
+	static const char text[] = "default send str";
+
+	memcpy(msg, text, 16);
+	msg_len = 16;
+	reply(false);
+	ck_assert_uint_eq(msg_len, 12);
+	ck_assert_mem_eq(msg, "de\xe0\x04\0\0\0\0\0\0\0\0", 12);
+}
+END_TEST
+
 /* RFC 1035 4.1.1: other opcodes, echoed. */
 START_TEST(rfc1035_4_1_1_opcodes)
 {
@@ -1201,6 +1215,104 @@ START_TEST(rfc5452_9_1_replies_that_are_not_ours)
 	send_reply(0); /* once more, late */
 	ck_assert_uint_eq(l->n, 1);
 	dns_drop(l);
+}
+END_TEST
+
+/* RFC 5452 6, RFC 2181 5.4.1: whatever else a reply brings, in whichever
+ * section, nobody asked for it, and it is not believed. */
+START_TEST(rfc5452_6_only_what_was_asked)
+{
+	static const char *const others[] = { "bank.test", "www.mail.test",
+		"test", "ns.bank.test" };
+	struct lookup *l = dns_ask("mail.test", RR_A);
+
+	expect_query(0);
+	begin_reply(OK_FLAGS);
+	put_a("mail.test", 60, 7);
+	put_a("bank.test", 60, 0x0A0000FF);
+	put_a("www.mail.test", 60, 0x0A0000FF);
+	put_target("www.mail.test", RR_CNAME, "bank.test");
+	size_t start = begin_record(2, "test", RR_NS, 60);
+
+	put_text("ns.bank.test");
+	end_record(start);
+	start = begin_record(3, "ns.bank.test", RR_A, 60);
+	put(0x0A0000FF, 4);
+	end_record(start);
+	send_reply(0);
+	check_addr(l, 0, 7);
+	ck_assert_uint_eq(l->n, 1);
+	dns_drop(l);
+	for (size_t i = 0; i < NELEM(others); i++) {
+		l = dns_ask(others[i], RR_A);
+		ck_assert_int_eq(l->state, LOOKUP_PENDING);
+		dns_drop(l);
+	}
+	turns(2);
+}
+END_TEST
+
+/* RFC 1035 2.3.3: case does not make it another question. */
+START_TEST(reply_in_another_case)
+{
+	struct lookup *l = dns_ask("mail.test", RR_A);
+
+	expect_query(0);
+	begin_reply(OK_FLAGS);
+	memcpy(msg + 12, "\4mAiL\4TEST", 10);
+	put_a("MAIL.test", 60, 7);
+	send_reply(0);
+	check_addr(l, 0, 7);
+	dns_drop(l);
+}
+END_TEST
+
+/* More octets than a query offers room for, more records than are kept. */
+START_TEST(reply_of_64_kib)
+{
+	struct lookup *l = dns_ask("mail.test", RR_A);
+
+	expect_query(0);
+	begin_reply(OK_FLAGS);
+	unsigned n = 0;
+
+	while (msg_len < 65000)
+		put_a("mail.test", 60, n++);
+	msg[6] = (unsigned char)(n >> 8);
+	send_reply(0);
+	ck_assert_uint_gt(n, 256);
+	ck_assert_uint_eq(l->n, 256);
+	check_addr(l, 255, 255);
+	dns_drop(l);
+}
+END_TEST
+
+/* The laboratory of the moved host: its address has changed, and mail goes on
+ * to whoever has the old one now, until the TTL is over. */
+START_TEST(stale_address_lives_for_its_ttl)
+{
+	static const struct {
+		msec later;
+		bool asked;
+		unsigned addr;
+	} row[] = { { 0, true, 1 }, { 300 * SECOND - 1, false, 1 },
+		{ 1, true, 2 }, { 299 * SECOND, false, 2 } };
+
+	for (size_t i = 0; i < NELEM(row); i++) {
+		srv.frozen += row[i].later;
+		turn();
+		struct lookup *l = dns_ask("mail.test", RR_A);
+
+		ck_assert_int_eq(l->state == LOOKUP_PENDING, row[i].asked);
+		if (row[i].asked) {
+			expect_query(0);
+			begin_reply(OK_FLAGS);
+			put_a("mail.test", 300, row[i].addr);
+			send_reply(0);
+		}
+		check_addr(l, 0, row[i].addr);
+		dns_drop(l);
+	}
 }
 END_TEST
 
@@ -1890,6 +2002,7 @@ add_server_tests(Suite *suite)
 	tcase_add_loop_test(tcase, rfc9267_hostile_packets, 0, NELEM(hostiles));
 	tcase_add_test(tcase, rfc8482_4_1_any);
 	tcase_add_test(tcase, rfc1035_4_1_1_opcodes);
+	tcase_add_test(tcase, rfc1035_4_1_1_text);
 	tcase_add_test(tcase, rfc1035_2_3_4_longest_question);
 	tcase_add_test(tcase, fuzz_answers);
 	tcase_add_test(tcase, server_over_udp);
@@ -1908,7 +2021,11 @@ add_resolver_tests(Suite *suite)
 
 	tcase_add_test(tcase, resolver_finds_and_caches);
 	tcase_add_test(tcase, rfc5452_9_1_replies_that_are_not_ours);
+	tcase_add_test(tcase, rfc5452_6_only_what_was_asked);
 	tcase_add_test(tcase, rfc5452_9_2_ports_and_ids);
+	tcase_add_test(tcase, reply_in_another_case);
+	tcase_add_test(tcase, reply_of_64_kib);
+	tcase_add_test(tcase, stale_address_lives_for_its_ttl);
 	tcase_add_test(tcase, next_server_then_failure);
 	tcase_add_test(tcase, refused_port_is_not_waited_for);
 	tcase_add_test(tcase, rfc7766_5_truncated_then_tcp);
