@@ -116,6 +116,12 @@ static const struct told {
 	{ "one", RR_A, 0, "127.0.0.1" },
 	{ "two", RR_A, 0, "127.0.0.2" },
 	{ "solo", RR_MX, 1, "one" },
+	{ "fall", RR_MX, 1, "nobody" },
+	{ "fall", RR_MX, 2, "multicast" },
+	{ "fall", RR_MX, 3, "one" },
+	{ "fall", RR_MX, 4, "two" },
+	{ "nobody", RR_A, 0, "127.0.0.3" },
+	{ "multicast", RR_A, 0, "224.0.0.1" }, /* TCP: unreachable */
 };
 
 static size_t lookups; /* alive */
@@ -1167,7 +1173,8 @@ START_TEST(rfc5321_4_5_3_2_time_outs)
 }
 END_TEST
 
-/* The connection itself: 30 s an address, on to the next in the same pass. */
+/* The connection itself: refused, unreachable, silent for 30 s: on to the next
+ * in the same pass. */
 START_TEST(rfc5321_4_5_3_2_connect)
 {
 	union address a;
@@ -1186,7 +1193,7 @@ START_TEST(rfc5321_4_5_3_2_connect)
 		connect(probe[n], &a.any, address_len(&a));
 	}
 	fakes[1].script = SCRIPT(TAKES);
-	relay = relay_open("fake");
+	relay = relay_open("fall");
 	idle_turns();
 	srv.frozen += 30 * SECOND - 1;
 	idle_turns();
