@@ -1305,8 +1305,12 @@ START_TEST(rfc5321_4_5_3_2_5_host_that_does_not_read)
 	fakes[0].deaf = true;
 	for (int i = 0; i < 20; i++)
 		idle_turns();
-	srv.frozen += 300 * SECOND - 1;
-	idle_turns();
+	ck_assert_int_eq(relay->link->c.deadline, srv.frozen + 300 * SECOND);
+	/* A busy kernel may make room late: that is progress as well. */
+	for (msec due = 0; due != relay->link->c.deadline; idle_turns()) {
+		due = relay->link->c.deadline;
+		srv.frozen = due - 1;
+	}
 	ck_assert_str_eq(relay_news(relay)->host, "one");
 	/* A busy kernel may take some more only now: that is progress. */
 	for (int i = 0;
