@@ -156,16 +156,19 @@ is_at(const struct dns_reply *o, size_t at, const unsigned char *name)
 	}
 }
 
-/* Write a name; its end may be a pointer to where it was written before. */
+/* Write a name; its end may be a pointer to where it was written before: not
+ * to this name itself, of which only the beginning is there. */
 static void
 put_name(struct dns_reply *o, const unsigned char *name, bool compress)
 {
-	for (; *name != 0; name += *name + 1) {
-		size_t i = compress ? 0 : o->n_names;
+	size_t known = compress ? o->n_names : 0;
 
-		while (i < o->n_names && !is_at(o, o->names[i], name))
+	for (; *name != 0; name += *name + 1) {
+		size_t i = 0;
+
+		while (i < known && !is_at(o, o->names[i], name))
 			i++;
-		if (i < o->n_names) {
+		if (i < known) {
 			put16(o, 0xC000u | o->names[i]);
 			return;
 		}

@@ -794,6 +794,30 @@ START_TEST(additional_that_does_not_fit)
 }
 END_TEST
 
+/* RFC 1035 4.1.4: a pointer leads to a prior name.  One that is only being
+ * written is none, although what an earlier message left behind it in the
+ * buffer may make it look like one. */
+START_TEST(rfc1035_4_1_4_unfinished_name)
+{
+	static unsigned char out[65536];
+	struct diag diag = { .errors = 0 };
+	const size_t data = 12 + 11 + 4 + 12; /* where the CNAME's data is */
+
+	zones[0] = master_load("example",
+	    test_write("twice", "@ 60 SOA ns.x. host 1 2 3 4 5\n NS ns.x.\n"
+				"c CNAME b.a.b.a\n"), &diag);
+	conf.n_zones = 1;
+	ck_assert_uint_eq(diag.errors, 0);
+	memcpy(out + data + 4, "\7example", 9);
+	begin_message(7, 0, "c.example", RR_CNAME);
+	msg_len = dns_answer(msg, msg_len, out, false);
+	memcpy(msg, out, msg_len);
+	ck_assert_str_eq(print_message(), "qr aa NOERROR\n"
+	    "Q c.example. CNAME\n"
+	    "A c.example. 60 CNAME b.a.b.a.example.\n");
+}
+END_TEST
+
 /* ---- sockets ------------------------------------------------------------- */
 
 /* Let what was sent arrive: no more than a millisecond. */
@@ -2011,6 +2035,7 @@ add_server_tests(Suite *suite)
 	tcase = add_case(suite, "large", begin);
 	tcase_add_test(tcase, rfc2181_9_truncation);
 	tcase_add_test(tcase, additional_that_does_not_fit);
+	tcase_add_test(tcase, rfc1035_4_1_4_unfinished_name);
 	tcase_add_test(tcase, server_back_pressure);
 }
 
