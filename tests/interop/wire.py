@@ -7,6 +7,7 @@ import ipaddress
 import random
 import socket
 import struct
+import sys
 
 TYPES = {'A': 1, 'NS': 2, 'CNAME': 5, 'SOA': 6, 'PTR': 12, 'MX': 15,
          'TXT': 16, 'AAAA': 28, 'SRV': 33, 'DS': 43, 'SPF': 99, 'IXFR': 251,
@@ -132,6 +133,9 @@ def exchange(server, data, tcp=False, patience=5):
 def ask(server, name, kind, tcp=False, **options):
     data = query(name, kind, **options)
     reply = exchange(server, data, tcp)
-    if reply[:2] != data[:2] or not reply[2] & 0x80:
-        raise ValueError('a reply to something else')
-    return Answer(reply)
+    try:
+        if reply[:2] != data[:2] or not reply[2] & 0x80:
+            raise ValueError('a reply to something else')
+        return Answer(reply)
+    except ValueError as error:
+        sys.exit(f'{server[0]} to {name} {kind}: {error}: {reply.hex()}')
