@@ -655,37 +655,27 @@ link_queue(const struct msg *m, const char *end)
 	return linkat(srv.spool.tmp, name, srv.spool.dir, name, 0) == 0;
 }
 
-/* Take a name out of queue/ again, where errno still tells why. */
-static void
-unlink_keeping_errno(const char *name)
-{
-	int why = errno;
-
-	unlinkat(srv.spool.dir, name, 0);
-	errno = why;
-}
-
 /* Step 2, first half: every recipient's name, or none. */
 static void
 name_message(struct msg *m)
 {
 	char name[ID_LEN + 5];
 	size_t made = 0;
+	bool content = false;
 
 	while (made < m->locals.n && maildrop_link(m, m->locals.v[made]))
 		made++;
 	bool ok = made == m->locals.n;
 
 	if (ok && m->remotes.n > 0) { /* the envelope last: it is the message */
-		ok = link_queue(m, ".msg");
-		if (ok && !link_queue(m, ".env")) {
-			ok = false;
-			unlink_keeping_errno(file_name(name, m->id, ".msg"));
-		}
+		content = link_queue(m, ".msg");
+		ok = content && link_queue(m, ".env");
 	}
 	if (ok)
 		return;
 	m->error = errno;
+	if (content)
+		unlinkat(srv.spool.dir, file_name(name, m->id, ".msg"), 0);
 	while (made > 0) /* only what we made: another's name may be there */
 		maildrop_unlink(m, m->locals.v[--made]);
 }
