@@ -326,15 +326,29 @@ spool_drop(struct msg *m)
 
 /* The lines that an envelope begins with; NOTES.md shows one. */
 static void
-put_envelope(FILE *f, const struct envelope *e)
+put_envelope(FILE *f, const struct envelope *e, const struct names *to)
 {
 	fprintf(f, "arrived %lld\nsize %zu\nhead %zu\n", (long long)e->arrived,
 	    e->size, e->head);
 	if (e->eightbit)
 		fputs("eightbit\n", f);
 	fprintf(f, "from %s\n", e->sender);
-	for (size_t i = 0; i < e->n; i++)
-		fprintf(f, "to %s\n", e->rcpts[i].address);
+	for (size_t i = 0; i < to->n; i++)
+		fprintf(f, "to %s\n", to->v[i]);
+}
+
+/* A new file, to be written through a buffer; NULL: errno. */
+static FILE *
+make_file(int at, const char *name, int flags)
+{
+	int fd = openat(at, name, O_WRONLY | O_CREAT | O_CLOEXEC | flags, 0600);
+	FILE *f = fd >= 0 ? fdopen(fd, "w") : NULL;
+
+	if (f == NULL && fd >= 0) {
+		close(fd);
+		unlinkat(at, name, 0);
+	}
+	return f;
 }
 
 /* queue/tmp/ID.env, from what the message knows. */
@@ -342,26 +356,19 @@ static void
 write_envelope(struct msg *m)
 {
 	char name[ID_LEN + 5];
-	int fd = openat(srv.spool.tmp, file_name(name, m->id, ".env"),
-	    O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	struct envelope e = { .sender = m->sender,
 		.arrived = m->arrived,
 		.size = m->size + m->lines, /* with CRLF (RFC 1870 6) */
 		.head = m->head,
 		.eightbit = m->eightbit };
 
-	m->env = fd >= 0 ? fdopen(fd, "w") : NULL;
+	m->env = make_file(srv.spool.tmp, file_name(name, m->id, ".env"),
+	    O_EXCL);
 	if (m->env == NULL) {
 		m->error = errno;
-		if (fd >= 0) { /* spool_drop() knows nothing of it */
-			close(fd);
-			unlinkat(srv.spool.tmp, name, 0);
-		}
 		return;
 	}
-	put_envelope(m->env, &e);
-	for (size_t i = 0; i < m->remotes.n; i++)
-		fprintf(m->env, "to %s\n", m->remotes.v[i]);
+	put_envelope(m->env, &e, &m->remotes);
 	/* What an earlier write lost, the last one does not tell of. */
 	if (fflush(m->env) != 0 || ferror(m->env))
 		m->error = errno;
@@ -542,37 +549,53 @@ spool_remove(const char *id)
 	unlinkat(srv.spool.dir, file_name(name, id, ".msg"), 0);
 }
 
+/* Who is to be in queue/failed: who lies there since an earlier call, then who
+ * comes new; a step that is done again adds nobody twice. */
+static bool
+gather_failed(const struct envelope *e, struct names *to)
+{
+	char name[ID_LEN + 5];
+	struct envelope there = { 0 };
+	int dir = srv.spool.failed;
+	bool ok = faccessat(dir, file_name(name, e->id, ".env"), F_OK, 0) < 0 ?
+	    errno == ENOENT :
+	    spool_read(dir, e->id, &there);
+
+	for (size_t i = 0; i < there.n && ok; i++)
+		ok = names_add(to, there.rcpts[i].address);
+	for (size_t i = 0; i < e->n && ok; i++)
+		ok = names_add(to, e->rcpts[i].address);
+	spool_forget(&there);
+	return ok;
+}
+
+/* The envelope there is replaced, not appended to: those who lie in it already
+ * must survive a power loss in the midst of this, and a sync that fails. */
 bool
 spool_fail(const struct envelope *e)
 {
 	char env[ID_LEN + 5], msg[ID_LEN + 5];
 	const struct spool *spool = &srv.spool;
+	struct names to = { .exact = true };
 
 	file_name(env, e->id, ".env");
 	file_name(msg, e->id, ".msg");
-	if (linkat(spool->dir, msg, spool->failed, msg, 0) < 0 &&
-	    errno != EEXIST)
-		return false;
-	int fd = openat(spool->failed, env,
-	    O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
-	FILE *f = fd >= 0 ? fdopen(fd, "a") : NULL;
+	FILE *f = gather_failed(e, &to) ? make_file(spool->tmp, env, O_TRUNC) :
+					  NULL;
+	bool ok = f != NULL;
 
-	if (f == NULL) {
-		if (fd >= 0)
-			close(fd);
-		return false;
+	if (ok) {
+		put_envelope(f, e, &to);
+		ok = fflush(f) == 0 && !ferror(f) && fsync(fileno(f)) == 0;
+		ok = fclose(f) == 0 && ok;
 	}
-	off_t end = lseek(fd, 0, SEEK_END);
-
-	put_envelope(f, e); /* a second time adds recipients */
-	bool ok = fflush(f) == 0 && !ferror(f) && fsync(fd) == 0 &&
-	    fsync(spool->failed) == 0;
-
-	/* Or the next time would add the same ones, to a torn line. */
-	if (!ok && ftruncate(fd, end) < 0)
-		log_event(PART_QUEUE, e->id, "a line is torn: %s",
-		    strerror(errno));
-	return fclose(f) == 0 && ok;
+	names_free(&to);
+	if (ok && linkat(spool->dir, msg, spool->failed, msg, 0) < 0)
+		ok = errno == EEXIST;
+	ok = ok && renameat(spool->tmp, env, spool->failed, env) == 0;
+	if (!ok)
+		unlinkat(spool->tmp, env, 0);
+	return ok && fsync(spool->failed) == 0;
 }
 
 /* ---- the commit: M2, M3 -------------------------------------------------- */
@@ -635,12 +658,20 @@ sync_contents(void)
 		sync_failed();
 }
 
+/* Take back its names in mailboxes, and its copies where mail/ is another file
+ * system. */
+static void
+drop_copies(const struct msg *m)
+{
+	for (size_t i = 0; i < m->locals.n; i++)
+		maildrop_unlink(m, m->locals.v[i]);
+}
+
 /* Take back the names of a message that is refused after all. */
 static void
 unname_message(const struct msg *m)
 {
-	for (size_t i = 0; i < m->locals.n; i++)
-		maildrop_unlink(m, m->locals.v[i]);
+	drop_copies(m);
 	if (m->remotes.n > 0)
 		spool_remove(m->id);
 }
@@ -717,14 +748,6 @@ sync_names(void)
 	sync_failed();
 }
 
-/* A refused message leaves no copy where mail/ is another file system. */
-static void
-drop_copies(const struct msg *m)
-{
-	for (size_t i = 0; i < m->locals.n; i++)
-		maildrop_unlink(m, m->locals.v[i]);
-}
-
 void
 spool_commit(void)
 {
@@ -740,7 +763,7 @@ spool_commit(void)
 	for (struct msg *m = list; m != NULL; m = m->next) {
 		m->state = m->error == 0 ? MSG_COMMITTED : MSG_REFUSED;
 		if (m->error != 0 && !srv.spool.one_fs)
-			drop_copies(m);
+			drop_copies(m); /* not even what was only prepared */
 		for (size_t i = 0; i < m->locals.n && m->error == 0; i++)
 			log_event(PART_QUEUE, m->id, "delivered user=%s",
 			    m->locals.v[i]);

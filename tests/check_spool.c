@@ -1171,8 +1171,8 @@ END_TEST
 /* ---- queue/failed -------------------------------------------------------- */
 
 /* Two recipients of one message, one after the other: both files are there,
- * both recipients in them, on stable storage, and a third call changes no
- * content. */
+ * both recipients in them, on stable storage, and a call that comes again
+ * changes nothing. */
 START_TEST(fail_twice)
 {
 	struct msg *m = message("x@far.test y@far.test z@far.test", "x\n");
@@ -1187,9 +1187,10 @@ START_TEST(fail_twice)
 	e.n = 1;
 	disk(0);
 	ck_assert(spool_fail(&e));
-	ck_assert_str_eq(calls, "MFF");
+	ck_assert_str_eq(calls, "FMF");
 	e.rcpts = all.rcpts + 1;
 	e.n = 2;
+	ck_assert(spool_fail(&e));
 	ck_assert(spool_fail(&e));
 	ck_assert_str_eq(spool_file("queue/failed", id, "msg"),
 	    "Return-Path: <a@far.test>\nx\n");
@@ -1222,13 +1223,50 @@ START_TEST(fail_torn)
 
 	limit_files(RLIM_INFINITY);
 	ck_assert(!moved);
-	ck_assert_str_eq(spool_file("queue/failed", e.id, "env"), "");
+	ck_assert_ptr_null(spool_file("queue/failed", e.id, "env"));
 	ck_assert(spool_fail(&e));
 	ck_assert(spool_read(srv.spool.failed, e.id, &again));
 	ck_assert_uint_eq(again.n, 2);
 	ck_assert_str_eq(again.rcpts[0].address, "x@far.test");
 	spool_forget(&again);
 	spool_forget(&e);
+}
+END_TEST
+
+/* Who lies there already stays, whole, whatever step fails for who comes next;
+ * and what is no envelope is not taken for one. */
+START_TEST(fail_keeps_the_first)
+{
+	struct msg *m = message("x@far.test y@far.test", "x\n");
+	struct envelope all, e;
+	char first[256];
+
+	ck_assert_int_eq(commit(m), MSG_COMMITTED);
+	ck_assert(spool_read(srv.spool.dir, m->id, &all));
+	spool_drop(m);
+	e = all;
+	e.n = 1;
+	ck_assert(spool_fail(&e));
+	snprintf(first, sizeof(first), "%s",
+	    spool_file("queue/failed", e.id, "env"));
+	e.rcpts = all.rcpts + 1;
+	for (int n = 1; n <= 2; n++) { /* the sync, and the content's name */
+		disk(n);
+		ck_assert(!spool_fail(&e));
+		ck_assert_str_eq(spool_file("queue/failed", e.id, "env"),
+		    first);
+	}
+	disk(0);
+	char path[128];
+
+	snprintf(path, sizeof(path), "mailserv-data/queue/failed/%s.env",
+	    e.id);
+	test_write(path, "arrived 1\nto x@far.te");
+	ck_assert(!spool_fail(&e));
+	ck_assert_str_eq(spool_file("queue/failed", e.id, "env"),
+	    "arrived 1\nto x@far.te");
+	ck_assert_uint_eq(count("mailserv-data/queue/tmp", "", NULL), 0);
+	spool_forget(&all);
 }
 END_TEST
 
@@ -1246,7 +1284,6 @@ START_TEST(fail_fails)
 		ck_assert(!spool_fail(&e));
 	}
 	disk(0);
-	ck_assert_str_eq(spool_file("queue/failed", e.id, "env"), "");
 	char path[128];
 
 	snprintf(path, sizeof(path), "mailserv-data/queue/failed/%s.env",
@@ -1680,6 +1717,7 @@ static const struct {
 	{ "envelopes", &content_and_removal, 0 },
 	{ "failed", &fail_twice, 0 },
 	{ "failed", &fail_torn, 0 },
+	{ "failed", &fail_keeps_the_first, 0 },
 	{ "failed", &fail_fails, 0 },
 	{ "start", &modes, 0 },
 	{ "start", &syncfs_of_a_kernel, (int)NELEM(kernels) },
