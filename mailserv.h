@@ -470,6 +470,10 @@ void spool_commit(void);
  * only at start: remove halves and empty queue/tmp.  False: memory, errno. */
 bool spool_scan(int at, struct names *ids, bool repair);
 
+/* Open a file of the spool, made where there is none, to write it through a
+ * buffer; flags: O_EXCL or O_TRUNC.  NULL: errno. */
+FILE *spool_create(int at, const char *name, int flags);
+
 /* Read an envelope; spool_forget() it.  False: there is none, or no good
  * one, or no memory (errno); *e is empty. */
 bool spool_read(int at, const char *id, struct envelope *e);

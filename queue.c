@@ -1022,16 +1022,11 @@ start_due(void)
 static void
 write_hosts(void)
 {
-	int fd = openat(srv.spool.dir, ".hosts.new",
-	    O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-	FILE *f = fd >= 0 ? fdopen(fd, "w") : NULL;
+	FILE *f = spool_create(srv.spool.dir, ".hosts.new", O_TRUNC);
 
 	srv.queue.hosts_changed = false;
-	if (f == NULL) {
-		if (fd >= 0)
-			close(fd);
+	if (f == NULL)
 		return;
-	}
 	for (size_t i = 0; i < DESTS; i++)
 		for (const struct dest *d = srv.queue.dests[i]; d != NULL;
 		     d = d->next_hash)

@@ -337,9 +337,8 @@ put_envelope(FILE *f, const struct envelope *e, const struct names *to)
 		fprintf(f, "to %s\n", to->v[i]);
 }
 
-/* A new file, to be written through a buffer; NULL: errno. */
-static FILE *
-make_file(int at, const char *name, int flags)
+FILE *
+spool_create(int at, const char *name, int flags)
 {
 	int fd = openat(at, name, O_WRONLY | O_CREAT | O_CLOEXEC | flags, 0600);
 	FILE *f = fd >= 0 ? fdopen(fd, "w") : NULL;
@@ -362,7 +361,7 @@ write_envelope(struct msg *m)
 		.head = m->head,
 		.eightbit = m->eightbit };
 
-	m->env = make_file(srv.spool.tmp, file_name(name, m->id, ".env"),
+	m->env = spool_create(srv.spool.tmp, file_name(name, m->id, ".env"),
 	    O_EXCL);
 	if (m->env == NULL) {
 		m->error = errno;
@@ -580,8 +579,9 @@ spool_fail(const struct envelope *e)
 
 	file_name(env, e->id, ".env");
 	file_name(msg, e->id, ".msg");
-	FILE *f = gather_failed(e, &to) ? make_file(spool->tmp, env, O_TRUNC) :
-					  NULL;
+	FILE *f = gather_failed(e, &to) ?
+	    spool_create(spool->tmp, env, O_TRUNC) :
+	    NULL;
 	bool ok = f != NULL;
 
 	if (ok) {
