@@ -727,7 +727,7 @@ record(const struct scene *scene, long fail)
 {
 	struct recording *r = must(calloc(1, sizeof(*r)));
 	struct recording *is = must(calloc(1, sizeof(*is)));
-	char *argv[] = { world.binary, "-c", "a.conf", NULL };
+	const char *argv[] = { world.binary, "-c", "a.conf", NULL };
 
 	snprintf(world.what, sizeof(world.what), "recording %s, sync %ld fails",
 	    scene->name, fail);
