@@ -219,12 +219,9 @@ read_path(struct reader *rd, const struct directive *dir, char **value)
 static bool
 is_domain(const char *name)
 {
-	static const char allowed[] = "abcdefghijklmnopqrstuvwxyz"
-				      "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-				      "0123456789-_.";
-	size_t len = strlen(name);
+	size_t len = strspn(name, LET_DIG "-_.");
 
-	if (len == 0 || len > DOMAIN_MAX || strspn(name, allowed) != len)
+	if (len == 0 || len > DOMAIN_MAX || name[len] != '\0')
 		return false;
 	return name[0] != '.' && name[0] != '-' && name[len - 1] != '.' &&
 	    strstr(name, "..") == NULL;
@@ -583,10 +580,7 @@ read_fault(struct reader *rd, const struct directive *dir, char **value)
 static bool
 is_user_name(const char *name)
 {
-	size_t len = strspn(name,
-	    "abcdefghijklmnopqrstuvwxyz"
-	    "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-	    "0123456789._+-");
+	size_t len = strspn(name, LET_DIG "._+-");
 
 	return len > 0 && len <= USER_NAME_MAX && name[len] == '\0' &&
 	    name[0] != '.';

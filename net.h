@@ -28,6 +28,9 @@ enum {
 
 #define NELEM(a) (sizeof(a) / sizeof((a)[0]))
 
+/* RFC 5321 4.1.2: Let-dig, for strspn(). */
+#define LET_DIG "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+
 /* ---- the ground: time, buffers, connections ------------------------------ */
 
 /* A duration, or a moment: of srv.now (monotonic) or srv.wall (since 1970). */

@@ -23,8 +23,6 @@
 #include <strings.h>
 #include "mailserv.h"
 
-#define LET_DIG "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-
 /* Each skip_X() is given where an X should begin, and returns where it ends,
  * or NULL: there is none.  None of them runs past the end of the line, because
  * the NUL there belongs to no X.  A domain's words have no hyphen at either
