@@ -116,13 +116,16 @@ put_safe(char *line, size_t len, const char *text)
 }
 
 /* Write one whole line: time, part, id, text. */
-static void
-log_text(enum part part, const char *id, const char *text)
+__attribute__((format(printf, 3, 0))) static void
+log_text(enum part part, const char *id, const char *fmt, va_list ap)
 {
-	char line[LOG_LINE];
+	char line[LOG_LINE], text[LOG_LINE];
 	time_t secs = (time_t)(srv.wall / 1000);
 	struct tm tm;
 
+	if (log_level < 0)
+		return;
+	vsnprintf(text, sizeof(text), fmt, ap);
 	gmtime_r(&secs, &tm);
 	size_t len = strftime(line, sizeof(line), "%Y-%m-%dT%H:%M:%S", &tm);
 
@@ -138,30 +141,23 @@ log_text(enum part part, const char *id, const char *text)
 void
 log_event(enum part part, const char *id, const char *fmt, ...)
 {
-	char text[LOG_LINE];
 	va_list ap;
 
-	if (log_level < 0)
-		return;
 	va_start(ap, fmt);
-	vsnprintf(text, sizeof(text), fmt, ap);
+	log_text(part, id, fmt, ap);
 	va_end(ap);
-	log_text(part, id, text);
 }
 
 void
 log_conn(const struct conn *c, const char *fmt, ...)
 {
-	char text[LOG_LINE], id[24];
+	char id[24];
 	va_list ap;
 
-	if (log_level < 0)
-		return;
-	va_start(ap, fmt);
-	vsnprintf(text, sizeof(text), fmt, ap);
-	va_end(ap);
 	snprintf(id, sizeof(id), "%lu", c->id);
-	log_text(kind_part[c->kind], id, text);
+	va_start(ap, fmt);
+	log_text(kind_part[c->kind], id, fmt, ap);
+	va_end(ap);
 }
 
 void
@@ -172,9 +168,12 @@ trace(const struct conn *c, char way, const char *line, const char *rfc)
 }
 
 /* A fault in a file: to the user who starts us, or into the log. */
-static void
-tell_fault(struct spot at, const char *mark, const char *text)
+__attribute__((format(printf, 3, 0))) static void
+tell_fault(struct spot at, const char *mark, const char *fmt, va_list ap)
 {
+	char text[LOG_LINE];
+
+	vsnprintf(text, sizeof(text), fmt, ap);
 	if (srv.serving)
 		log_event(PART_MAIN, "-", "%s:%u: %s%s", at.file, at.line, mark,
 		    text);
@@ -185,29 +184,24 @@ tell_fault(struct spot at, const char *mark, const char *text)
 void
 complain(struct diag *d, struct spot at, const char *fmt, ...)
 {
-	char text[LOG_LINE];
 	va_list ap;
 
-	va_start(ap, fmt);
-	vsnprintf(text, sizeof(text), fmt, ap);
-	va_end(ap);
 	d->errors++;
-	tell_fault(at, "", text);
+	va_start(ap, fmt);
+	tell_fault(at, "", fmt, ap);
+	va_end(ap);
 }
 
 void
 complain_mildly(struct diag *d, struct spot at, const char *fmt, ...)
 {
-	char text[LOG_LINE];
 	va_list ap;
 
 	d->warnings++;
-	if (d->quiet)
-		return;
 	va_start(ap, fmt);
-	vsnprintf(text, sizeof(text), fmt, ap);
+	if (!d->quiet)
+		tell_fault(at, "warning: ", fmt, ap);
 	va_end(ap);
-	tell_fault(at, "warning: ", text);
 }
 
 /* ---- buffers ------------------------------------------------------------- */
