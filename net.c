@@ -397,39 +397,26 @@ host_parse(const char *text, size_t len, union address *addr)
 	return addr->any.sa_family != 0;
 }
 
-/* "[x::y]" and perhaps ":port". */
-static bool
-bracket_parse(const char *text, unsigned port, union address *addr)
-{
-	const char *end = strchr(text, ']');
-
-	if (end == NULL)
-		return false;
-	if (end[1] != '\0')
-		port = end[1] == ':' ? port_parse(end + 2) : 0;
-	if (port == 0 || !host_parse(text + 1, (size_t)(end - text - 1), addr))
-		return false;
-	address_set_port(addr, port);
-	return addr->any.sa_family == AF_INET6;
-}
-
 bool
 address_parse(const char *text, unsigned port, union address *addr)
 {
-	const char *colon = strchr(text, ':');
+	bool brackets = text[0] == '[';
+	const char *host = text + brackets;
+	size_t len = strcspn(host, brackets ? "]" : ":");
+	const char *end = host + len; /* of the host: ":port" may follow */
 
-	if (text[0] == '[')
-		return bracket_parse(text, port, addr);
-	if (colon != NULL && strchr(colon + 1, ':') != NULL)
-		colon = NULL; /* a second colon: IPv6, and no port */
-	if (colon != NULL)
-		port = port_parse(colon + 1);
-	size_t len = colon != NULL ? (size_t)(colon - text) : strlen(text);
-
-	if (port == 0 || !host_parse(text, len, addr))
+	if (brackets && *end++ != ']')
+		return false;
+	if (!brackets && strchr(end, ':') != strrchr(end, ':')) {
+		len = strlen(host); /* IPv6, and no port */
+		end = host + len;
+	}
+	if (*end != '\0')
+		port = *end == ':' ? port_parse(end + 1) : 0;
+	if (port == 0 || !host_parse(host, len, addr))
 		return false;
 	address_set_port(addr, port);
-	return true;
+	return !brackets || addr->any.sa_family == AF_INET6;
 }
 
 void
