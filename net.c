@@ -1066,6 +1066,16 @@ lower_copy(const char *text, size_t len)
 	return copy;
 }
 
+/* The order of two names, each in an array of them, in this set. */
+static int
+names_compare(const void *one, const void *two, void *set)
+{
+	const char *const *a = one, *const *b = two;
+	bool exact = ((const struct names *)set)->exact;
+
+	return exact ? strcmp(*a, *b) : strcasecmp(*a, *b);
+}
+
 /* Where a name is in the set, or would be. */
 static size_t
 names_place(const struct names *set, const char *name, bool *there)
@@ -1075,8 +1085,7 @@ names_place(const struct names *set, const char *name, bool *there)
 	*there = false;
 	while (low < high) {
 		size_t middle = low + (high - low) / 2;
-		int order = set->exact ? strcmp(name, set->v[middle]) :
-					 strcasecmp(name, set->v[middle]);
+		int order = names_compare(&name, &set->v[middle], (void *)set);
 
 		*there |= order == 0;
 		if (order <= 0)
@@ -1096,27 +1105,19 @@ names_has(const struct names *set, const char *name)
 	return there;
 }
 
-/* Make room for one more name. */
-static bool
-names_grow(struct names *set)
-{
-	size_t cap = set->cap > 0 ? set->cap * 2 : 2;
-
-	if (set->n < set->cap)
-		return true;
-	char **v = realloc(set->v, cap * sizeof(*v));
-
-	if (v == NULL)
-		return false;
-	set->v = v;
-	set->cap = cap;
-	return true;
-}
-
 bool
 names_push(struct names *set, const char *name)
 {
-	char *copy = names_grow(set) ? strdup(name) : NULL;
+	if (set->n == set->cap) {
+		size_t cap = set->cap > 0 ? set->cap * 2 : 2;
+		char **v = realloc(set->v, cap * sizeof(*v));
+
+		if (v == NULL)
+			return false;
+		set->v = v;
+		set->cap = cap;
+	}
+	char *copy = strdup(name);
 
 	if (copy != NULL)
 		set->v[set->n++] = copy;
@@ -1141,24 +1142,11 @@ names_add(struct names *set, const char *name)
 	return true;
 }
 
-static int
-by_name(const void *one, const void *two)
-{
-	return strcasecmp(*(char *const *)one, *(char *const *)two);
-}
-
-static int
-by_exact_name(const void *one, const void *two)
-{
-	return strcmp(*(char *const *)one, *(char *const *)two);
-}
-
 void
 names_sort(struct names *set)
 {
 	if (set->n > 0)
-		qsort(set->v, set->n, sizeof(*set->v),
-		    set->exact ? by_exact_name : by_name);
+		qsort_r(set->v, set->n, sizeof(*set->v), names_compare, set);
 }
 
 void
