@@ -524,7 +524,11 @@ pollset_grow(struct net *net)
 	return true;
 }
 
-bool
+/* Put fd, which is non-blocking, under c's name into the poll set; c, zeroed
+ * by the caller but for its peer, gets its kind, id, deadline NEVER and two
+ * buffers of buf_size_each octets (0: none).  False: no memory; fd is still
+ * open, c not in the set. */
+static bool
 net_add(struct conn *c, int fd, enum kind kind, size_t buf_size_each)
 {
 	struct net *net = &srv.net;
@@ -541,6 +545,7 @@ net_add(struct conn *c, int fd, enum kind kind, size_t buf_size_each)
 	c->kind = kind;
 	c->id = ++net->last_id;
 	c->deadline = NEVER;
+	address_format(&c->peer, true, c->peer_text);
 	c->slot = net->n++;
 	net->fds[c->slot] = (struct pollfd){ .fd = fd, .events = POLLIN };
 	net->conns[c->slot] = c;
@@ -600,7 +605,6 @@ net_listen(enum kind kind, const union address *a, int type)
 		goto fail;
 	c->listening = true;
 	c->peer = *a; /* its own address: it has no peer */
-	address_format(a, true, c->peer_text);
 	if (net_add(c, fd, kind, 0))
 		return c;
 	errno = ENOMEM;
@@ -685,6 +689,8 @@ admit(int fd, const union address *peer, enum kind kind, size_t size)
 	struct conn *c = calloc(1, size);
 	int one = 1;
 
+	if (c != NULL)
+		c->peer = *peer;
 	if (c == NULL || !net_add(c, fd, kind, SMALL_BUF)) {
 		free(c);
 		return NULL;
@@ -693,8 +699,6 @@ admit(int fd, const union address *peer, enum kind kind, size_t size)
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 	c->client = true;
 	c->counted = is_stranger(peer);
-	c->peer = *peer;
-	address_format(peer, true, c->peer_text);
 	srv.net.n_clients++;
 	if (c->counted)
 		++*address_counter(peer);
@@ -733,31 +737,41 @@ net_accept(struct conn *listener, size_t size, const char *busy)
 	return NULL;
 }
 
-bool
-net_connect(struct conn *c, enum kind kind, const union address *to)
+/* A socket of this type, connected to an address or about to be. */
+static bool
+connect_socket(struct conn *c, enum kind kind, const union address *to,
+    int type)
 {
-	int fd = socket(to->any.sa_family,
-	    SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	int one = 1;
+	int fd = socket(to->any.sa_family, type | SOCK_NONBLOCK | SOCK_CLOEXEC,
+	    0);
+	int why = ENOMEM;
 
 	if (fd < 0)
 		return false;
-	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-	if (connect(fd, &to->any, address_len(to)) < 0 &&
-	    errno != EINPROGRESS) {
-		int why = errno;
-
-		close(fd);
-		errno = why;
-		return false;
-	}
-	if (!net_add(c, fd, kind, SMALL_BUF)) {
-		close(fd);
-		errno = ENOMEM;
-		return false;
-	}
 	c->peer = *to;
-	address_format(to, true, c->peer_text);
+	if (connect(fd, &to->any, address_len(to)) < 0 && errno != EINPROGRESS)
+		why = errno;
+	else if (net_add(c, fd, kind, SMALL_BUF))
+		return true;
+	close(fd);
+	errno = why;
+	return false;
+}
+
+bool
+net_connect_udp(struct conn *c, enum kind kind, const union address *to)
+{
+	return connect_socket(c, kind, to, SOCK_DGRAM);
+}
+
+bool
+net_connect(struct conn *c, enum kind kind, const union address *to)
+{
+	int one = 1;
+
+	if (!connect_socket(c, kind, to, SOCK_STREAM))
+		return false;
+	setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 	c->deaf = c->more = true; /* POLLOUT will tell that it is connected */
 	return true;
 }

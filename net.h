@@ -212,12 +212,6 @@ bool net_start(void);
  * (SOCK_DGRAM).  NULL, errno: it could not be; nothing is left open. */
 struct conn *net_listen(enum kind kind, const union address *a, int type);
 
-/* Put fd, which is non-blocking, under c's name into the poll set; c, zeroed
- * by the caller, gets its kind, id, deadline NEVER and two buffers of
- * buf_size octets (0: none).  False: no memory; fd is still open, c not in
- * the set. */
-bool net_add(struct conn *c, int fd, enum kind kind, size_t buf_size);
-
 /*
  * Accept one client of a listener: a zeroed session of `size` octets that
  * begins with its struct conn, in the poll set, with SMALL_BUF both ways;
@@ -228,8 +222,10 @@ bool net_add(struct conn *c, int fd, enum kind kind, size_t buf_size);
 struct conn *net_accept(struct conn *listener, size_t size, const char *busy);
 
 /* Begin to connect c (zeroed) to an address; when POLLOUT comes, net_connected
- * tells how it ended: 0 or an errno.  False, errno: not even begun. */
+ * tells how it ended: 0 or an errno.  False, errno: not even begun.  By UDP
+ * it is connected at once. */
 bool net_connect(struct conn *c, enum kind kind, const union address *to);
+bool net_connect_udp(struct conn *c, enum kind kind, const union address *to);
 int net_connected(struct conn *c);
 
 /* The only call that waits for a peer: until a descriptor is ready, a

@@ -25,7 +25,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 #include "mailserv.h"
 
 /* ---- the state: links, questions, the cache ------------------------------ */
@@ -686,28 +685,20 @@ make_query(struct question *q)
 	return o.len;
 }
 
-/* Open a fresh socket, whose port the kernel draws at random.  Connected, so
+/* From a fresh socket, whose port the kernel draws at random.  Connected, so
  * that the kernel drops what comes from another address or port. */
 static bool
 send_udp(struct link *link, const union address *to)
 {
 	struct conn *c = &link->c;
-	int fd = socket(to->any.sa_family,
-	    SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 
 	/* Its buffers stay empty: with room in them, poll() is asked. */
-	if (fd < 0 || connect(fd, &to->any, address_len(to)) < 0 ||
-	    !net_add(c, fd, KIND_DNS, SMALL_BUF)) {
-		if (fd >= 0)
-			close(fd);
+	if (!net_connect_udp(c, KIND_DNS, to))
 		return false;
-	}
-	c->peer = *to;
-	address_format(to, true, c->peer_text);
 	size_t len = make_query(link->q);
 
 	trace_message(c, '>', srv.dns->out, len);
-	if (send(fd, srv.dns->out, len, MSG_NOSIGNAL) < 0)
+	if (send(c->fd, srv.dns->out, len, MSG_NOSIGNAL) < 0)
 		c->deadline = srv.now; /* as if it had not answered */
 	return true;
 }
