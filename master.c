@@ -379,19 +379,13 @@ take_field(struct loader *ld, char field)
 static bool
 take_hex(struct loader *ld)
 {
-	static const char digits[] = "0123456789abcdef0123456789ABCDEF";
-
 	for (const char *text = ld->word; *text != '\0'; text += 2) {
-		const char *high = strchr(digits, text[0]);
-		const char *low = strchr(digits, text[1]);
+		char pair[] = { text[0], text[1], '\0' };
+		unsigned char octet = (unsigned char)strtoul(pair, NULL, 16);
 
-		if (high == NULL || low == NULL || text[1] == '\0')
+		if (strspn(pair, "0123456789abcdefABCDEF") != 2)
 			return wrong(ld, ld->word,
 			    "not pairs of hexadecimal digits");
-		unsigned char octet = (unsigned char)((high - digits) % 16 *
-			16 +
-		    (low - digits) % 16);
-
 		if (!rdata_put(ld, &octet, 1))
 			return false;
 	}
@@ -704,23 +698,17 @@ load_include(struct loader *ld)
 	ld->owner = owner;
 }
 
-static const struct directive {
-	const char *name;
-	void (*load)(struct loader *ld);
-} directives[] = {
-	{ "$ORIGIN", load_origin }, { "$INCLUDE", load_include },
-	{ "$TTL", load_ttl }, /* RFC 2308 4 */
-};
-
 static void
 load_directive(struct loader *ld)
 {
-	for (size_t i = 0; i < NELEM(directives); i++)
-		if (strcasecmp(ld->word, directives[i].name) == 0) {
-			directives[i].load(ld);
-			return;
-		}
-	wrong(ld, ld->word, "no such directive");
+	if (strcasecmp(ld->word, "$ORIGIN") == 0)
+		load_origin(ld);
+	else if (strcasecmp(ld->word, "$INCLUDE") == 0)
+		load_include(ld);
+	else if (strcasecmp(ld->word, "$TTL") == 0) /* RFC 2308 4 */
+		load_ttl(ld);
+	else
+		wrong(ld, ld->word, "no such directive");
 }
 
 static void
