@@ -98,8 +98,7 @@ struct node {
 	struct node *next_hash; /* in its bucket */
 	struct node *next;      /* in the order of the file */
 	struct rrset *sets;     /* NULL: an empty non-terminal */
-	uint32_t hash;
-	unsigned char name[]; /* in the case in which it came first */
+	unsigned char name[];   /* in the case in which it came first */
 };
 
 /* A zone: nodes in a hash, and in the order of the master file. */
@@ -227,9 +226,8 @@ struct zone *master_load(const char *origin, const char *file, struct diag *d);
 struct zone *zone_new(const struct dname *origin);
 void zone_free(struct zone *z);
 
-/* Add a node, known not to be there; or find or make one, with all those
- * between it and the origin (RFC 4592 2.2.2).  NULL: no memory. */
-struct node *zone_add_node(struct zone *z, const unsigned char *name);
+/* Find or make a node, with all those between it and the origin (RFC 4592
+ * 2.2.2).  NULL: no memory. */
 struct node *zone_make_node(struct zone *z, const unsigned char *name);
 /* The records of a type at a node; NULL: none. */
 struct rrset *zone_set_of(const struct node *node, unsigned type);

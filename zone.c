@@ -204,8 +204,7 @@ zone_name_text(const unsigned char *name, char *text)
 			bool plain = ch > ' ' && ch < 127 && ch != '.' &&
 			    ch != '\\';
 
-			if (len + 6 > HOST_MAX &&
-			    (!plain || len + 2 > HOST_MAX))
+			if (len + (plain ? 2 : 6) > HOST_MAX)
 				return false;
 			len += (size_t)sprintf(text + len,
 			    plain ? "%c" : "\\%03u", ch);
@@ -251,28 +250,35 @@ name_len(const unsigned char *name)
 
 /* ---- the nodes of a zone ------------------------------------------------- */
 
-static uint32_t
-name_hash(const unsigned char *name)
+static struct node **
+bucket_of(const struct zone *z, const unsigned char *name)
 {
 	uint32_t hash = 2166136261u; /* FNV-1a */
 
 	for (size_t i = name_len(name); i-- > 0; name++)
 		hash = (hash ^ lower(*name)) * 16777619u;
-	return hash;
+	return &z->buckets[hash & (z->n_buckets - 1)];
 }
 
 static struct node *
 node_find(const struct zone *z, const unsigned char *name)
 {
-	uint32_t hash = name_hash(name);
-	struct node *node = z->buckets[hash & (z->n_buckets - 1)];
+	struct node *node = *bucket_of(z, name);
 	size_t len = name_len(name);
 
 	while (node != NULL &&
-	    (node->hash != hash || name_len(node->name) != len ||
-		!same(node->name, name, len)))
+	    (name_len(node->name) != len || !same(node->name, name, len)))
 		node = node->next_hash;
 	return node;
+}
+
+static void
+bucket_add(struct zone *z, struct node *node)
+{
+	struct node **at = bucket_of(z, node->name);
+
+	node->next_hash = *at;
+	*at = node;
 }
 
 /* Twice the buckets.  Without memory the old ones stay, only slower. */
@@ -284,20 +290,16 @@ buckets_grow(struct zone *z)
 
 	if (buckets == NULL)
 		return;
-	for (struct node *node = z->apex; node != NULL; node = node->next) {
-		struct node **at = &buckets[node->hash & (n - 1)];
-
-		node->next_hash = *at;
-		*at = node;
-	}
 	free(z->buckets);
 	z->buckets = buckets;
 	z->n_buckets = n;
+	for (struct node *node = z->apex; node != NULL; node = node->next)
+		bucket_add(z, node);
 }
 
-/* Add a node for this name; NULL: no memory. */
-struct node *
-zone_add_node(struct zone *z, const unsigned char *name)
+/* Add a node, known not to be there; NULL: no memory. */
+static struct node *
+node_add(struct zone *z, const unsigned char *name)
 {
 	size_t len = name_len(name);
 	struct node *node = malloc(sizeof(*node) + len);
@@ -306,12 +308,9 @@ zone_add_node(struct zone *z, const unsigned char *name)
 		return NULL;
 	if (z->n_nodes >= z->n_buckets)
 		buckets_grow(z);
-	*node = (struct node){ .hash = name_hash(name) };
+	*node = (struct node){ .sets = NULL };
 	memcpy(node->name, name, len);
-	struct node **at = &z->buckets[node->hash & (z->n_buckets - 1)];
-
-	node->next_hash = *at;
-	*at = node;
+	bucket_add(z, node);
 	if (z->last != NULL)
 		z->last->next = node;
 	z->last = node;
@@ -328,8 +327,8 @@ zone_make_node(struct zone *z, const unsigned char *name)
 
 	if (node != NULL)
 		return node;
-	node = zone_add_node(z, name);
-	for (struct node *up = node; up != NULL; up = zone_add_node(z, name)) {
+	node = node_add(z, name);
+	for (struct node *up = node; up != NULL; up = node_add(z, name)) {
 		name += *name + 1;
 		if (node_find(z, name) != NULL)
 			return node;
@@ -489,7 +488,7 @@ zone_new(const struct dname *origin)
 	z->n_buckets = 64;
 	z->buckets = calloc(z->n_buckets, sizeof(struct node *));
 	if (z->buckets != NULL)
-		z->apex = zone_add_node(z, origin->octets);
+		z->apex = node_add(z, origin->octets);
 	if (z->apex != NULL)
 		return z;
 	zone_free(z);
