@@ -255,24 +255,6 @@ is_this_machine(const union address *a, const struct ifaddrs *own)
 	return address_is_loopback(a) || is_wildcard(a);
 }
 
-/* Would a connection to this address reach a listener of ours? */
-static bool
-is_our_address(const union address *a, const struct ifaddrs *own)
-{
-	const struct conf *conf = srv.conf;
-
-	for (size_t i = 0; i < conf->n_listen_smtp; i++) {
-		const union address *listener = &conf->listen_smtp[i];
-
-		if (address_port(listener) != conf->smtp_port)
-			continue;
-		if (address_equal(listener, a) || is_wildcard(a) ||
-		    (is_wildcard(listener) && is_this_machine(a, own)))
-			return true;
-	}
-	return false;
-}
-
 bool
 route_listens(const union address *listener, const union address *a)
 {
@@ -288,9 +270,25 @@ route_listens(const union address *listener, const union address *a)
 	return found;
 }
 
+/* Would a connection to this address reach a listener of ours? */
+static bool
+is_our_address(const union address *a)
+{
+	const struct conf *conf = srv.conf;
+
+	for (size_t i = 0; i < conf->n_listen_smtp; i++) {
+		const union address *listener = &conf->listen_smtp[i];
+
+		if (address_port(listener) == conf->smtp_port &&
+		    (is_wildcard(a) || route_listens(listener, a)))
+			return true;
+	}
+	return false;
+}
+
 /* By name, also at the end of a CNAME chain, or by address? */
 static bool
-is_ourselves(const struct hop *hop, const struct ifaddrs *own)
+is_ourselves(const struct hop *hop)
 {
 	const struct mail_host *h = hop->host;
 
@@ -299,7 +297,7 @@ is_ourselves(const struct hop *hop, const struct ifaddrs *own)
 
 	return strcasecmp(h->name, srv.conf->hostname) == 0 ||
 	    strcasecmp(name, srv.conf->hostname) == 0 ||
-	    (hop->addr.any.sa_family != 0 && is_our_address(&hop->addr, own));
+	    (hop->addr.any.sa_family != 0 && is_our_address(&hop->addr));
 }
 
 /* RFC 5321 5.1: leave out ourselves, and all who are not better than we are,
@@ -308,21 +306,16 @@ is_ourselves(const struct hop *hop, const struct ifaddrs *own)
 static unsigned
 cut_ourselves(struct route *r)
 {
-	struct ifaddrs *own = NULL;
 	unsigned ours = UINT_MAX;
 
-	if (getifaddrs(&own) < 0)
-		own = NULL;
 	for (size_t i = 0; i < r->n; i++) {
 		struct hop *hop = &r->hops[i];
 
-		if (is_ourselves(hop, own))
+		if (is_ourselves(hop))
 			hop->left_out = ourselves;
 		if (hop->left_out == ourselves && hop->host->preference < ours)
 			ours = hop->host->preference;
 	}
-	if (own != NULL)
-		freeifaddrs(own);
 	for (size_t i = 0; i < r->n; i++)
 		if (r->hops[i].host->preference >= ours &&
 		    r->hops[i].left_out != ourselves)
