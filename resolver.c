@@ -86,13 +86,6 @@ state(void)
 	return srv.dns;
 }
 
-/* The next turn is to come at once: there are sockets to open. */
-static void
-turn_soon(void)
-{
-	srv.net.wake = 0;
-}
-
 static const char *
 type_name(unsigned type, char room[16])
 {
@@ -266,7 +259,7 @@ link_drop(struct question *q)
 	net_drop(&q->link->c);
 	q->link = NULL;
 	srv.dns->n_links--;
-	turn_soon(); /* another look-up may wait for its place */
+	srv.net.wake = 0; /* another look-up may wait for its place */
 }
 
 /* The look-up is no longer pending, if it was. */
@@ -363,20 +356,17 @@ cache_slot(const struct dname *name, unsigned type)
 static bool
 copy_outcome(struct lookup *to, const struct lookup *from)
 {
-	struct answer *answers = NULL;
+	struct lookup copy = *from;
+	size_t size = from->n * sizeof(*from->answers);
 
-	if (from->n > 0) {
-		answers = malloc(from->n * sizeof(*answers));
-		if (answers == NULL)
-			return false;
-		memcpy(answers, from->answers, from->n * sizeof(*answers));
-	}
-	to->state = from->state;
+	copy.answers = malloc(size + 1); /* none is no lack of memory */
+	if (copy.answers == NULL)
+		return false;
+	if (size > 0)
+		memcpy(copy.answers, from->answers, size);
+	memcpy(copy.name, to->name, sizeof(copy.name));
 	free(to->answers);
-	to->answers = answers;
-	to->n = from->n;
-	memcpy(to->canonical, from->canonical, sizeof(to->canonical));
-	memcpy(to->why, from->why, sizeof(to->why));
+	*to = copy;
 	return true;
 }
 
@@ -393,7 +383,6 @@ cache_put(const struct question *q, const struct dname *name, uint32_t ttl)
 		return;
 	}
 	new->name = *name;
-	new->l.type = q->l.type;
 	new->until = srv.now + SECOND *(ttl < TTL_CAP ? ttl : TTL_CAP);
 	if (*slot != NULL)
 		free((*slot)->l.answers);
@@ -869,15 +858,15 @@ dns_ask(const char *name, enum rr_type type)
 
 	if (what != NULL) {
 		finish(q, LOOKUP_NXDOMAIN, what); /* nobody can have it */
-	} else if (!known(q)) {
-		if (dns->n_pending >= LOOKUPS_MAX) {
-			finish(q, LOOKUP_FAILED, "too many look-ups at once");
-			return &q->l;
-		}
+	} else if (known(q)) {
+		return &q->l;
+	} else if (dns->n_pending >= LOOKUPS_MAX) {
+		finish(q, LOOKUP_FAILED, "too many look-ups at once");
+	} else {
 		q->next = dns->pending;
 		dns->pending = q;
 		dns->n_pending++;
-		turn_soon();
+		srv.net.wake = 0; /* dns_serve() opens its socket: soon */
 	}
 	return &q->l;
 }
