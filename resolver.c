@@ -8,9 +8,9 @@
  *	dns_listen() for every port, where there are any.  dns_ask(), then a
  *	look at ->state in each turn, then dns_drop().  In every turn
  *	dns_serve(), net_settle(), dns_reap().
- * A typical sequence, with break take_reply in gdb
+ * A typical sequence, with break take_message in gdb
  *	dns_ask -> known;  dns_serve -> start -> send_udp;  dns_serve ->
- *	serve_udp_link -> take_reply -> finish
+ *	serve_udp_link -> take_message -> finish
  * Always true
  *	Sockets are opened in dns_serve() only.
  *	A look-up that is pending is in dns.pending, once, and nowhere else.
@@ -277,6 +277,25 @@ unlist(struct question *q)
 	srv.dns->n_pending--;
 }
 
+/* How it fails, if it does; why may be what it has said already. */
+static void
+say_why(struct question *q, const char *why)
+{
+	if (why != q->l.why)
+		snprintf(q->l.why, sizeof(q->l.why), "%s", why);
+}
+
+/* The same for an errno: whose it is must be said, or it would be taken for
+ * the mail host's. */
+static void
+say_errno(struct question *q, int error)
+{
+	snprintf(q->l.why, sizeof(q->l.why), "the name server: %s",
+	    strerror(error));
+}
+
+static const char endless[] = "the chain of CNAMEs has no end";
+
 /* The one place where a look-up ends. */
 static void
 finish(struct question *q, enum lookup_state how, const char *why)
@@ -291,8 +310,7 @@ finish(struct question *q, enum lookup_state how, const char *why)
 
 	unlist(q);
 	q->l.state = how;
-	if (why != q->l.why)
-		snprintf(q->l.why, sizeof(q->l.why), "%s", why);
+	say_why(q, why);
 	if (q->l.canonical[0] == '\0')
 		zone_name_text(q->name.octets, q->l.canonical);
 	if (log_level >= 1)
@@ -452,36 +470,108 @@ known(struct question *q)
 		dns_get_name(&(struct dns_packet){ r->data, r->len, 0, false },
 		    &q->name);
 	}
-	finish(q, LOOKUP_FAILED, "the chain of CNAMEs has no end");
+	finish(q, LOOKUP_FAILED, endless);
 	return true;
+}
+
+/* ---- the resolver: asking ------------------------------------------------ */
+
+/* Write the question into dns.out, under a new number; returns its length. */
+static size_t
+make_query(struct question *q)
+{
+	struct dns_reply o = { .data = srv.dns->out,
+		.cap = MESSAGE_MAX,
+		.len = HEADER,
+		.flags = RD };
+	struct dns_query query = { .name = q->name,
+		.type = q->l.type,
+		.class = CLASS_IN };
+
+	q->id = (uint16_t)random_u64();
+	dns_put_question(&o, &query);
+	dns_put_header(&o, q->id, 1);
+	return o.len;
+}
+
+/* From a fresh socket, whose port the kernel draws at random.  Connected, so
+ * that the kernel drops what comes from another address or port. */
+static bool
+send_udp(struct link *link, const union address *to)
+{
+	struct conn *c = &link->c;
+
+	/* Its buffers stay empty: with room in them, poll() is asked. */
+	if (!net_connect_udp(c, KIND_DNS, to))
+		return false;
+	size_t len = make_query(link->q);
+
+	trace_message(c, '>', srv.dns->out, len);
+	if (send(c->fd, srv.dns->out, len, MSG_NOSIGNAL) < 0)
+		c->deadline = srv.now; /* as if it had not answered */
+	return true;
+}
+
+/* Ask the server whose turn it is; false: not even that. */
+static bool
+send_question(struct question *q, const union address *to)
+{
+	struct link *link = calloc(1, sizeof(*link));
+
+	if (link == NULL)
+		return false;
+	link->q = q;
+	link->stream = q->stream;
+	if (!(q->stream ? net_connect(&link->c, KIND_DNS, to) :
+			  send_udp(link, to))) {
+		free(link);
+		return false;
+	}
+	if (link->c.deadline == NEVER)
+		link->c.deadline = srv.now + SERVER_WAIT * SECOND;
+	q->link = link;
+	srv.dns->n_links++;
+	return true;
+}
+
+/* Ask: the servers in their order, then all once more. */
+static void
+start(struct question *q)
+{
+	const struct conf *conf = srv.conf;
+
+	while (q->tries < ROUNDS * conf->n_resolvers) {
+		const union address *to =
+		    &conf->resolvers[q->tries % conf->n_resolvers];
+
+		if (send_question(q, to))
+			return;
+		say_errno(q, errno);
+		q->tries++;
+		q->stream = false;
+	}
+	finish(q, LOOKUP_FAILED,
+	    q->l.why[0] != '\0' ? q->l.why :
+				  "no name server is known: see resolver");
+	cache_put(q, &q->name, FAILURE_TTL);
+}
+
+/* This server has failed us, and why: the next one. */
+static void
+next_server(struct question *q, const char *why)
+{
+	say_why(q, why);
+	log_event(PART_DNS, "-", "look-up %s: %s %s", q->l.name,
+	    q->link->c.peer_text, q->l.why);
+	link_drop(q);
+	q->tries++;
+	q->stream = false;
+	start(q);
 }
 
 /* ---- the resolver: what servers reply ------------------------------------ */
 
-enum heed {
-	IGNORED,   /* not a reply to this question */
-	USELESS,   /* ask the next server; q->l.why says why */
-	TRUNCATED, /* ask this one by TCP */
-	TAKEN,     /* the look-up has ended, or goes on with another name */
-};
-
-static enum heed
-useless(struct question *q, const char *why)
-{
-	snprintf(q->l.why, sizeof(q->l.why), "%s", why);
-	return USELESS;
-}
-
-/* The same for an errno: whose it is must be said, or it would be taken for
- * the mail host's. */
-static enum heed
-useless_socket(struct question *q, int why)
-{
-	char text[REASON_MAX];
-
-	snprintf(text, sizeof(text), "the name server: %s", strerror(why));
-	return useless(q, text);
-}
+static const char nonsense[] = "the name server replies nonsense";
 
 /* A reply whose question was ours, at its answer section. */
 struct good_reply {
@@ -564,52 +654,53 @@ negative(struct good_reply *g, bool *referral)
 }
 
 /* No such data, no such name, or a chain that goes on elsewhere. */
-static enum heed
+static void
 take_negative(struct question *q, struct good_reply *g,
     const struct dname *asked)
 {
 	bool referral, soa = negative(g, &referral);
 	bool nxdomain = (g->flags & 15) == NXDOMAIN;
 
-	if (g->p.bad)
-		return useless(q, "the name server replies nonsense");
-	if (!nxdomain && !soa && !dns_same_name(asked, &q->name)) {
+	if (g->p.bad) {
+		next_server(q, nonsense);
+	} else if (!nxdomain && !soa && !dns_same_name(asked, &q->name)) {
 		link_drop(q);
 		q->tries = 0;
 		known(q);
-		return TAKEN;
+	} else if (!nxdomain && referral) {
+		next_server(q, "the name server only refers to others");
+	} else {
+		finish(q, nxdomain ? LOOKUP_NXDOMAIN : LOOKUP_NODATA, "");
+		cache_put(q, asked, soa ? g->ttl : 0);
 	}
-	if (!nxdomain && referral)
-		return useless(q, "the name server only refers to others");
-	finish(q, nxdomain ? LOOKUP_NXDOMAIN : LOOKUP_NODATA, "");
-	cache_put(q, asked, soa ? g->ttl : 0);
-	return TAKEN;
 }
 
-static enum heed
+static void
 take_sections(struct question *q, struct good_reply *g)
 {
 	struct dname asked = q->name;
 
-	if (!make_room(q, g->counts[1] + 1))
-		return useless(q, "out of memory");
+	if (!make_room(q, g->counts[1] + 1)) {
+		next_server(q, "out of memory");
+		return;
+	}
 	if (q->l.type != RR_CNAME)
 		follow(q, g);
 	if (q->hops > CHAIN_MAX) {
-		finish(q, LOOKUP_FAILED, "the chain of CNAMEs has no end");
-		return TAKEN;
+		finish(q, LOOKUP_FAILED, endless);
+		return;
 	}
 	collect(q, g);
-	if (!g->p.bad && q->l.n == 0)
-		return take_negative(q, g, &asked);
 	if (g->p.bad) {
 		q->l.n = 0;
 		q->name = asked;
-		return useless(q, "the name server replies nonsense");
+		next_server(q, nonsense);
+	} else if (q->l.n == 0) {
+		take_negative(q, g, &asked);
+	} else {
+		finish(q, LOOKUP_FOUND, "");
+		cache_put(q, &asked, g->ttl);
 	}
-	finish(q, LOOKUP_FOUND, "");
-	cache_put(q, &asked, g->ttl);
-	return TAKEN;
 }
 
 /* Is this the reply to our question (RFC 5452 9.1)?  Read it up to there. */
@@ -632,144 +723,34 @@ is_reply_to(const struct question *q, struct good_reply *g)
 	    dns_same_name(&name, &q->name);
 }
 
-static enum heed
-take_reply(struct question *q, const unsigned char *data, size_t len)
-{
-	struct good_reply g = { .p = { data, len, 0, false }, .ttl = TTL_CAP };
-
-	if (!is_reply_to(q, &g))
-		return IGNORED;
-	if ((g.flags & TC) && !q->stream)
-		return TRUNCATED;
-	switch (g.flags & 15) {
-	case NOERROR:
-	case NXDOMAIN:
-		return take_sections(q, &g);
-	case SERVFAIL:
-		return useless(q, "the name server says SERVFAIL");
-	case REFUSED:
-		return useless(q, "the name server says REFUSED");
-	default:
-		return useless(q, "the name server cannot answer");
-	}
-}
-
-/* ---- the resolver: sockets ----------------------------------------------- */
-
-/* Write the question into dns.out, under a new number; returns its length. */
-static size_t
-make_query(struct question *q)
-{
-	struct dns_reply o = { .data = srv.dns->out,
-		.cap = MESSAGE_MAX,
-		.len = HEADER,
-		.flags = RD };
-	struct dns_query query = { .name = q->name,
-		.type = q->l.type,
-		.class = CLASS_IN };
-
-	q->id = (uint16_t)random_u64();
-	dns_put_question(&o, &query);
-	dns_put_header(&o, q->id, 1);
-	return o.len;
-}
-
-/* From a fresh socket, whose port the kernel draws at random.  Connected, so
- * that the kernel drops what comes from another address or port. */
-static bool
-send_udp(struct link *link, const union address *to)
-{
-	struct conn *c = &link->c;
-
-	/* Its buffers stay empty: with room in them, poll() is asked. */
-	if (!net_connect_udp(c, KIND_DNS, to))
-		return false;
-	size_t len = make_query(link->q);
-
-	trace_message(c, '>', srv.dns->out, len);
-	if (send(c->fd, srv.dns->out, len, MSG_NOSIGNAL) < 0)
-		c->deadline = srv.now; /* as if it had not answered */
-	return true;
-}
-
-/* Ask the server whose turn it is; false: not even that. */
-static bool
-send_question(struct question *q, const union address *to)
-{
-	struct link *link = calloc(1, sizeof(*link));
-
-	if (link == NULL)
-		return false;
-	link->q = q;
-	link->stream = q->stream;
-	if (!(q->stream ? net_connect(&link->c, KIND_DNS, to) :
-			  send_udp(link, to))) {
-		free(link);
-		return false;
-	}
-	if (link->c.deadline == NEVER)
-		link->c.deadline = srv.now + SERVER_WAIT * SECOND;
-	q->link = link;
-	srv.dns->n_links++;
-	return true;
-}
-
-/* Ask: the servers in their order, then all once more. */
+/* A message on a link: is it our reply, and what does it mean? */
 static void
-start(struct question *q)
-{
-	const struct conf *conf = srv.conf;
-
-	while (q->tries < ROUNDS * conf->n_resolvers) {
-		const union address *to =
-		    &conf->resolvers[q->tries % conf->n_resolvers];
-
-		if (send_question(q, to))
-			return;
-		useless_socket(q, errno);
-		q->tries++;
-		q->stream = false;
-	}
-	finish(q, LOOKUP_FAILED,
-	    q->l.why[0] != '\0' ? q->l.why :
-				  "no name server is known: see resolver");
-	cache_put(q, &q->name, FAILURE_TTL);
-}
-
-/* This server has failed us: the next one. */
-static void
-next_server(struct question *q)
-{
-	log_event(PART_DNS, "-", "look-up %s: %s %s", q->l.name,
-	    q->link->c.peer_text, q->l.why);
-	link_drop(q);
-	q->tries++;
-	q->stream = false;
-	start(q);
-}
-
-/* What a message on a link means for its question. */
-static void
-heed_message(struct link *link, const unsigned char *data, size_t len)
+take_message(struct link *link, const unsigned char *data, size_t len)
 {
 	struct question *q = link->q;
+	struct good_reply g = { .p = { data, len, 0, false }, .ttl = TTL_CAP };
 
 	trace_message(&link->c, '<', data, len);
-	enum heed heed = take_reply(q, data, len);
-
-	if (heed == IGNORED) {
+	if (!is_reply_to(q, &g)) {
 		srv.dns->ignored++;
 		log_conn(&link->c,
 		    "a reply from %s to no question of ours"
 		    " is ignored: ignored=%lu",
 		    link->c.peer_text, srv.dns->ignored);
-		useless(q, "the name server answers something else");
-	} else if (heed == TRUNCATED) {
+		say_why(q, "the name server answers something else");
+	} else if ((g.flags & TC) && !q->stream) {
 		link_drop(q);
 		q->stream = true;
 		start(q);
-	} else if (heed == USELESS) {
-		next_server(q);
+	} else if ((g.flags & 15) == NOERROR || (g.flags & 15) == NXDOMAIN) {
+		take_sections(q, &g);
+	} else {
+		unsigned rcode = g.flags & 15;
+
+		next_server(q,
+		    rcode == SERVFAIL    ? "the name server says SERVFAIL" :
+			rcode == REFUSED ? "the name server says REFUSED" :
+					   "the name server cannot answer");
 	}
 }
 
@@ -782,12 +763,12 @@ serve_udp_link(struct link *link)
 		ssize_t got = recv(link->c.fd, in, MESSAGE_MAX, MSG_DONTWAIT);
 
 		if (got >= 0) {
-			heed_message(link, in, (size_t)got);
+			take_message(link, in, (size_t)got);
 			continue;
 		}
 		if (errno != EAGAIN && errno != EINTR) {
-			useless_socket(link->q, errno);
-			next_server(link->q);
+			say_errno(link->q, errno);
+			next_server(link->q, link->q->l.why);
 		}
 		return;
 	}
@@ -808,8 +789,8 @@ serve_tcp_link(struct link *link)
 		if (why == 0 &&
 		    put_stream(c, srv.dns->out, make_query(link->q)))
 			return;
-		useless_socket(link->q, why);
-		next_server(link->q);
+		say_errno(link->q, why);
+		next_server(link->q, link->q->l.why);
 		return;
 	}
 	enum io got = net_read(c);
@@ -818,12 +799,10 @@ serve_tcp_link(struct link *link)
 	if (len + 2 > c->in.cap && !buf_size(&c->in, len + 2))
 		got = IO_ERROR;
 	if (message != NULL)
-		heed_message(link, message, len);
+		take_message(link, message, len);
 	if (link->q != NULL &&
-	    (message != NULL || got == IO_EOF || got == IO_ERROR)) {
-		useless(link->q, "the name server breaks off");
-		next_server(link->q);
-	}
+	    (message != NULL || got == IO_EOF || got == IO_ERROR))
+		next_server(link->q, "the name server breaks off");
 }
 
 static void
@@ -832,9 +811,10 @@ serve_link(struct link *link)
 	if (link->q == NULL)
 		return;
 	if (link->c.late) {
-		if (link->q->l.why[0] == '\0')
-			useless(link->q, "the name server does not answer");
-		next_server(link->q);
+		next_server(link->q,
+		    link->q->l.why[0] != '\0' ?
+			link->q->l.why :
+			"the name server does not answer");
 	} else if (link->c.revents != 0 && link->stream) {
 		serve_tcp_link(link);
 	} else if (link->c.revents != 0) {
