@@ -209,10 +209,8 @@ why_no_address(const struct mail_host *h)
 static bool
 route_build(struct route *r)
 {
-	size_t room = 1; /* none at all is no lack of memory */
+	size_t room = r->n_hosts * 2 * HOST_ADDRESSES + 1; /* never 0 */
 
-	for (size_t i = 0; i < r->n_hosts; i++)
-		room += usable(r->hosts[i].a) + usable(r->hosts[i].aaaa) + 1;
 	r->hops = calloc(room, sizeof(*r->hops));
 	for (size_t i = 0; i < r->n_hosts && r->hops != NULL; i++) {
 		struct mail_host *h = &r->hosts[i];
