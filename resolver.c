@@ -46,8 +46,6 @@ enum {
 struct link {
 	struct conn c;      /* first */
 	struct question *q; /* NULL: of a client, or nobody waits any more */
-	bool stream;
-	bool ended; /* the client will say no more */
 };
 
 /* What dns_ask() returns is the lookup in one of these. */
@@ -205,30 +203,26 @@ stream_message(const struct conn *c, size_t *len)
 /* Answer what has come whole, as long as the answers fit; then wait until the
  * client has read them.  A query that no buffer of ours holds is nonsense. */
 static void
-serve_client(struct link *link)
+serve_client(struct conn *c)
 {
-	struct conn *c = &link->c;
 	const unsigned char *query;
 	size_t len = 0;
 	enum io got = c->late ? IO_ERROR : net_read(c);
 
 	if (got == IO_OK)
 		c->deadline = srv.now + TCP_IDLE * SECOND;
-	c->deaf = link->ended |= got == IO_EOF;
-	bool full = c->more && buf_used(&c->out) > 0;
-
-	c->more = full;
-	while (!full && (query = stream_message(c, &len)) != NULL) {
+	c->deaf |= got == IO_EOF; /* the client will say no more */
+	c->more &= buf_used(&c->out) > 0;
+	while (!c->more && (query = stream_message(c, &len)) != NULL) {
 		size_t size = dns_answer(query, len, srv.dns->out, true);
 
 		c->more = size > 0 && !put_stream(c, srv.dns->out, size);
-		if (c->more)
-			break;
-		c->in.start += len + 2;
+		if (!c->more)
+			c->in.start += len + 2;
 	}
 	if (got == IO_ERROR || len + 2 > SMALL_BUF)
 		net_drop(c);
-	else if (link->ended && !c->more)
+	else if (c->deaf && !c->more)
 		c->doomed = true;
 }
 
@@ -521,7 +515,6 @@ send_question(struct question *q, const union address *to)
 	if (link == NULL)
 		return false;
 	link->q = q;
-	link->stream = q->stream;
 	if (!(q->stream ? net_connect(&link->c, KIND_DNS, to) :
 			  send_udp(link, to))) {
 		free(link);
@@ -815,7 +808,7 @@ serve_link(struct link *link)
 		    link->q->l.why[0] != '\0' ?
 			link->q->l.why :
 			"the name server does not answer");
-	} else if (link->c.revents != 0 && link->stream) {
+	} else if (link->c.revents != 0 && link->q->stream) {
 		serve_tcp_link(link);
 	} else if (link->c.revents != 0) {
 		serve_udp_link(link);
@@ -874,7 +867,7 @@ dns_serve(void)
 		if (c->listening)
 			serve_listener(c);
 		else if (c->client)
-			serve_client((struct link *)c);
+			serve_client(c);
 		else
 			serve_link((struct link *)c);
 	}
