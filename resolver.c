@@ -440,29 +440,30 @@ static bool
 known(struct question *q)
 {
 	struct zone_hit hit;
-	struct zone *z;
+	const struct record *r;
 
 	for (; q->hops <= CHAIN_MAX; q->hops++) {
-		z = zone_nearest(srv.conf, &q->name);
-		enum zone_found found = z != NULL ?
-		    zone_find(z, &q->name, q->l.type, &hit) :
-		    ZONE_DELEGATION;
+		struct zone *z = zone_nearest(srv.conf, &q->name);
 
-		if (found == ZONE_DELEGATION)
+		if (z == NULL)
 			return cache_get(q);
-		if (found == ZONE_ANSWER)
+		switch (zone_find(z, &q->name, q->l.type, &hit)) {
+		case ZONE_DELEGATION:
+			return cache_get(q);
+		case ZONE_ANSWER:
 			take_set(q, hit.set);
-		else if (found != ZONE_CNAME)
-			finish(q,
-			    found == ZONE_NODATA ? LOOKUP_NODATA :
-						   LOOKUP_NXDOMAIN,
-			    "");
-		if (found != ZONE_CNAME)
 			return true;
-		const struct record *r = hit.set->records;
-
-		dns_get_name(&(struct dns_packet){ r->data, r->len, 0, false },
-		    &q->name);
+		case ZONE_NODATA:
+			finish(q, LOOKUP_NODATA, "");
+			return true;
+		case ZONE_NXDOMAIN:
+			finish(q, LOOKUP_NXDOMAIN, "");
+			return true;
+		case ZONE_CNAME:
+			r = hit.set->records;
+			memcpy(q->name.octets, r->data, r->len);
+			q->name.len = r->len;
+		}
 	}
 	finish(q, LOOKUP_FAILED, endless);
 	return true;
