@@ -95,12 +95,13 @@ dns_get_rr(struct dns_packet *p, struct rr *rr)
 	rr->type = dns_get16(p);
 	rr->class = dns_get16(p);
 	rr->ttl = dns_get32(p);
-	rr->len = dns_get16(p);
-	rr->at = p->at;
-	if (rr->len > p->len - p->at)
-		p->bad = true;
-	else
-		p->at += rr->len;
+	size_t len = dns_get16(p);
+	size_t left = p->len - p->at;
+
+	p->bad |= len > left;
+	rr->data = *p;
+	p->at += len < left ? len : left;
+	rr->data.len = p->at;
 	if (rr->ttl > INT32_MAX)
 		rr->ttl = 0; /* RFC 2181 8 */
 }

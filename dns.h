@@ -153,7 +153,7 @@ struct rr {
 	struct dname name;
 	unsigned type, class;
 	uint32_t ttl;
-	size_t at, len; /* its data */
+	struct dns_packet data; /* the same message, cut off behind its data */
 };
 
 /* A message that is being written. */

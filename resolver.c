@@ -315,30 +315,26 @@ finish(struct question *q, enum lookup_state how, const char *why)
 
 /* Take the data of one record as an answer; false: it is none. */
 static bool
-take_rdata(struct question *q, struct dns_packet p, size_t len)
+take_rdata(struct question *q, struct dns_packet p)
 {
 	struct lookup *l = &q->l;
 	struct answer *a = &l->answers[l->n];
 	struct dname name;
-	size_t end = p.at + len;
+	bool good = true;
 
 	*a = (struct answer){ .preference = 0 };
-	if (l->type == RR_A || l->type == RR_AAAA) {
-		size_t need = l->type == RR_A ? 4 : 16;
-
-		memcpy(a->addr, p.data + p.at, len < need ? len : need);
-		l->n++;
-		return len == need;
-	}
 	if (l->type == RR_MX) {
 		a->preference = dns_get16(&p);
 		dns_get_name(&p, &name);
-		if (p.bad || p.at != end ||
-		    !zone_name_text(name.octets, a->name))
-			return false;
+		good = !p.bad && p.at == p.len &&
+		    zone_name_text(name.octets, a->name);
+	} else if (l->type == RR_A || l->type == RR_AAAA) {
+		good = p.len - p.at == (l->type == RR_A ? 4 : 16);
+		if (good)
+			memcpy(a->addr, p.data + p.at, p.len - p.at);
 	}
-	l->n++;
-	return true;
+	l->n += good;
+	return good;
 }
 
 /* Room for so many answers, within reason. */
@@ -427,8 +423,7 @@ take_set(struct question *q, struct rrset *set)
 	for (unsigned i = set->turn++ % set->n; i > 0; i--)
 		r = r->next;
 	for (unsigned i = 0; i < set->n && q->l.n < ANSWERS_MAX; i++) {
-		take_rdata(q, (struct dns_packet){ r->data, r->len, 0, false },
-		    r->len);
+		take_rdata(q, (struct dns_packet){ r->data, r->len, 0, false });
 		r = r->next != NULL ? r->next : set->records;
 	}
 	finish(q, LOOKUP_FOUND, "");
@@ -587,11 +582,8 @@ follow(struct question *q, struct good_reply *g)
 		if (rr.type != RR_CNAME || rr.class != CLASS_IN ||
 		    !dns_same_name(&rr.name, &q->name))
 			continue;
-		struct dns_packet target = { p.data, rr.at + rr.len, rr.at,
-			p.bad };
-
-		dns_get_name(&target, &q->name);
-		g->p.bad |= target.bad;
+		dns_get_name(&rr.data, &q->name);
+		g->p.bad |= rr.data.bad;
 		g->ttl = rr.ttl < g->ttl ? rr.ttl : g->ttl;
 		if (++q->hops > CHAIN_MAX)
 			return;
@@ -609,14 +601,10 @@ collect(struct question *q, struct good_reply *g)
 	for (unsigned i = 0; i < g->counts[1] && !g->p.bad; i++) {
 		dns_get_rr(&g->p, &rr);
 		g->p.bad |= rr.class != CLASS_IN; /* nobody asked for that */
-		if (g->p.bad || rr.type != q->l.type || rr.class != CLASS_IN ||
-		    q->l.n == ANSWERS_MAX || !dns_same_name(&rr.name, &q->name))
+		if (g->p.bad || rr.type != q->l.type || q->l.n == ANSWERS_MAX ||
+		    !dns_same_name(&rr.name, &q->name))
 			continue;
-		struct dns_packet data = { g->p.data, rr.at + rr.len, rr.at,
-			false };
-
-		if (!take_rdata(q, data, rr.len))
-			g->p.bad = true;
+		g->p.bad |= !take_rdata(q, rr.data);
 		g->ttl = rr.ttl < g->ttl ? rr.ttl : g->ttl;
 	}
 }
@@ -633,11 +621,11 @@ negative(struct good_reply *g, bool *referral)
 	for (unsigned i = 0; i < g->counts[2] && !g->p.bad; i++) {
 		dns_get_rr(&g->p, &rr);
 		*referral |= rr.type == RR_NS;
-		if (g->p.bad || rr.type != RR_SOA || rr.len < 22)
+		if (g->p.bad || rr.type != RR_SOA ||
+		    rr.data.len - rr.data.at < 22)
 			continue;
-		struct dns_packet end = { g->p.data, rr.at + rr.len,
-			rr.at + rr.len - 4, false };
-		uint32_t minimum = dns_get32(&end);
+		rr.data.at = rr.data.len - 4;
+		uint32_t minimum = dns_get32(&rr.data);
 
 		soa = true;
 		rr.ttl = rr.ttl < minimum ? rr.ttl : minimum;

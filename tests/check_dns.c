@@ -1471,6 +1471,38 @@ START_TEST(rfc7766_5_truncated_then_tcp)
 }
 END_TEST
 
+/* A message that ends before the data of its last record: nobody looks for
+ * that data behind the message, which lies there in a buffer of its size. */
+START_TEST(tcp_record_without_its_data)
+{
+	struct lookup *l = dns_ask("cut.test", RR_A);
+
+	expect_query(0);
+	begin_reply(OK_FLAGS | 0x200);
+	send_reply(0);
+	int fd = expect_stream(0);
+
+	begin_reply(OK_FLAGS);
+	for (unsigned i = 0; i < 200; i++)
+		put_a("other.test", 60, i);
+	put_target("cut.test", RR_CNAME, "elsewhere.test");
+	msg_len -= sizeof("\11elsewhere\4test");
+	ck_assert_uint_gt(msg_len + 2, SMALL_BUF);
+	unsigned char prefix[] = { (unsigned char)(msg_len >> 8),
+		(unsigned char)msg_len };
+
+	send(fd, prefix, 2, 0);
+	turns(2);
+	ck_assert_int_eq(send(fd, msg, msg_len, 0), (int)msg_len);
+	turns(3);
+	ck_assert_int_eq(l->state, LOOKUP_PENDING);
+	ck_assert_str_eq(l->why, "the name server replies nonsense");
+	expect_query(1);
+	dns_drop(l);
+	close(fd);
+}
+END_TEST
+
 /* TCP that breaks off, in every way: the next server, by UDP. */
 START_TEST(tcp_that_breaks_off)
 {
@@ -2054,6 +2086,7 @@ add_resolver_tests(Suite *suite)
 	tcase_add_test(tcase, next_server_then_failure);
 	tcase_add_test(tcase, refused_port_is_not_waited_for);
 	tcase_add_test(tcase, rfc7766_5_truncated_then_tcp);
+	tcase_add_test(tcase, tcp_record_without_its_data);
 	tcase_add_test(tcase, tcp_that_breaks_off);
 	tcase_add_test(tcase, rfc2308_5_negative_cache);
 	tcase_add_test(tcase, rfc2181_8_ttl_limits);
