@@ -60,13 +60,6 @@ struct question {
 	struct question *next; /* in dns.pending */
 };
 
-/* The outcome of a look-up, for a while. */
-struct cached {
-	struct dname name;
-	msec until;
-	struct lookup l;
-};
-
 struct dns {
 	struct question *pending;
 	size_t n_pending, n_links;
@@ -349,6 +342,13 @@ make_room(struct question *q, size_t n)
 }
 
 /* ---- the resolver: what we know already ---------------------------------- */
+
+/* The outcome of a look-up, for a while. */
+struct cached {
+	struct dname name;
+	msec until;
+	struct lookup l;
+};
 
 static struct cached **
 cache_slot(const struct dname *name, unsigned type)
