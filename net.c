@@ -45,22 +45,6 @@ enum {
 
 static const bool stress = STRESS;
 
-static const char *const part_name[] = {
-	[PART_MAIN] = "main",
-	[PART_SMTP] = "smtp",
-	[PART_QUEUE] = "queue",
-	[PART_POP3] = "pop3",
-	[PART_DNS] = "dns",
-};
-
-static const enum part kind_part[] = {
-	[KIND_SMTP] = PART_SMTP,
-	[KIND_POP3] = PART_POP3,
-	[KIND_DNS] = PART_DNS,
-	[KIND_RELAY] = PART_QUEUE,
-};
-_Static_assert(NELEM(kind_part) == N_KINDS, "name every kind's part");
-
 /* ---- the clock ----------------------------------------------------------- */
 
 /* One of the kernel's clocks, in milliseconds. */
@@ -98,6 +82,22 @@ clock_forgive(void)
 }
 
 /* ---- log and trace ------------------------------------------------------- */
+
+static const char *const part_name[] = {
+	[PART_MAIN] = "main",
+	[PART_SMTP] = "smtp",
+	[PART_QUEUE] = "queue",
+	[PART_POP3] = "pop3",
+	[PART_DNS] = "dns",
+};
+
+static const enum part kind_part[] = {
+	[KIND_SMTP] = PART_SMTP,
+	[KIND_POP3] = PART_POP3,
+	[KIND_DNS] = PART_DNS,
+	[KIND_RELAY] = PART_QUEUE,
+};
+_Static_assert(NELEM(kind_part) == N_KINDS, "name every kind's part");
 
 /* Append text to a line of LOG_LINE octets, harmless: a control character
  * could end the line or colour the reader's terminal. */
@@ -526,8 +526,8 @@ pollset_grow(struct net *net)
 
 /* Put fd, which is non-blocking, under c's name into the poll set; c, zeroed
  * by the caller but for its peer, gets its kind, id, deadline NEVER and two
- * buffers of buf_size_each octets (0: none).  False: no memory; fd is still
- * open, c not in the set. */
+ * buffers of buf_size_each octets (0: none).  False: no memory (ENOMEM); fd is
+ * still open, c not in the set. */
 static bool
 net_add(struct conn *c, int fd, enum kind kind, size_t buf_size_each)
 {
@@ -599,15 +599,12 @@ net_listen(enum kind kind, const union address *a, int type)
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
 	if (a->any.sa_family == AF_INET6) /* 0.0.0.0 has its own line */
 		setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof(one));
-	if (bind(fd, &a->any, address_len(a)) < 0)
-		goto fail;
-	if (type == SOCK_STREAM && listen(fd, BACKLOG) < 0)
-		goto fail;
 	c->listening = true;
 	c->peer = *a; /* its own address: it has no peer */
-	if (net_add(c, fd, kind, 0))
+	if (bind(fd, &a->any, address_len(a)) == 0 &&
+	    (type == SOCK_DGRAM || listen(fd, BACKLOG) == 0) &&
+	    net_add(c, fd, kind, 0))
 		return c;
-	errno = ENOMEM;
 fail:;
 	int why = errno;
 
@@ -744,15 +741,16 @@ connect_socket(struct conn *c, enum kind kind, const union address *to,
 {
 	int fd = socket(to->any.sa_family, type | SOCK_NONBLOCK | SOCK_CLOEXEC,
 	    0);
-	int why = ENOMEM;
 
 	if (fd < 0)
 		return false;
 	c->peer = *to;
-	if (connect(fd, &to->any, address_len(to)) < 0 && errno != EINPROGRESS)
-		why = errno;
-	else if (net_add(c, fd, kind, SMALL_BUF))
+	if ((connect(fd, &to->any, address_len(to)) == 0 ||
+		errno == EINPROGRESS) &&
+	    net_add(c, fd, kind, SMALL_BUF))
 		return true;
+	int why = errno;
+
 	close(fd);
 	errno = why;
 	return false;
