@@ -560,13 +560,12 @@ next_server(struct question *q, const char *why)
 
 /* ---- the resolver: what servers reply ------------------------------------ */
 
-static const char nonsense[] = "the name server replies nonsense";
-
 /* A reply whose question was ours, at its answer section. */
 struct good_reply {
 	struct dns_packet p;
 	unsigned flags, counts[4]; /* as in the header */
 	uint32_t ttl;              /* the smallest of what was used */
+	bool soa, referral;        /* see negative() */
 };
 
 /* In the answer section, go along the CNAMEs from q->name.  Other names are
@@ -611,28 +610,25 @@ collect(struct question *q, struct good_reply *g)
 
 /* Behind the answers: how long "there is none" is true (RFC 2308 5), which
  * only an SOA says; and is it a referral? */
-static bool
-negative(struct good_reply *g, bool *referral)
+static void
+negative(struct good_reply *g)
 {
-	bool soa = false;
 	struct rr rr;
 
-	*referral = false;
 	for (unsigned i = 0; i < g->counts[2] && !g->p.bad; i++) {
 		dns_get_rr(&g->p, &rr);
-		*referral |= rr.type == RR_NS;
+		g->referral |= rr.type == RR_NS;
 		if (g->p.bad || rr.type != RR_SOA ||
 		    rr.data.len - rr.data.at < 22)
 			continue;
 		rr.data.at = rr.data.len - 4;
 		uint32_t minimum = dns_get32(&rr.data);
 
-		soa = true;
+		g->soa = true;
 		rr.ttl = rr.ttl < minimum ? rr.ttl : minimum;
 		g->ttl = rr.ttl < g->ttl ? rr.ttl : g->ttl;
 	}
-	*referral &= !soa && !(g->flags & AA);
-	return soa;
+	g->referral &= !g->soa && !(g->flags & AA);
 }
 
 /* No such data, no such name, or a chain that goes on elsewhere. */
@@ -640,20 +636,17 @@ static void
 take_negative(struct question *q, struct good_reply *g,
     const struct dname *asked)
 {
-	bool referral, soa = negative(g, &referral);
 	bool nxdomain = (g->flags & 15) == NXDOMAIN;
 
-	if (g->p.bad) {
-		next_server(q, nonsense);
-	} else if (!nxdomain && !soa && !dns_same_name(asked, &q->name)) {
+	if (!nxdomain && !g->soa && !dns_same_name(asked, &q->name)) {
 		link_drop(q);
 		q->tries = 0;
 		known(q);
-	} else if (!nxdomain && referral) {
+	} else if (!nxdomain && g->referral) {
 		next_server(q, "the name server only refers to others");
 	} else {
 		finish(q, nxdomain ? LOOKUP_NXDOMAIN : LOOKUP_NODATA, "");
-		cache_put(q, asked, soa ? g->ttl : 0);
+		cache_put(q, asked, g->soa ? g->ttl : 0);
 	}
 }
 
@@ -673,10 +666,12 @@ take_sections(struct question *q, struct good_reply *g)
 		return;
 	}
 	collect(q, g);
-	if (g->p.bad) {
+	if (q->l.n == 0)
+		negative(g);
+	if (g->p.bad) { /* whatever it seemed to say first */
 		q->l.n = 0;
 		q->name = asked;
-		next_server(q, nonsense);
+		next_server(q, "the name server replies nonsense");
 	} else if (q->l.n == 0) {
 		take_negative(q, g, &asked);
 	} else {
@@ -713,7 +708,10 @@ take_message(struct link *link, const unsigned char *data, size_t len)
 	struct good_reply g = { .p = { data, len, 0, false }, .ttl = TTL_CAP };
 
 	trace_message(&link->c, '<', data, len);
-	if (!is_reply_to(q, &g)) {
+	bool ours = is_reply_to(q, &g);
+	unsigned rcode = g.flags & 15;
+
+	if (!ours) {
 		srv.dns->ignored++;
 		log_conn(&link->c,
 		    "a reply from %s to no question of ours"
@@ -724,11 +722,9 @@ take_message(struct link *link, const unsigned char *data, size_t len)
 		link_drop(q);
 		q->stream = true;
 		start(q);
-	} else if ((g.flags & 15) == NOERROR || (g.flags & 15) == NXDOMAIN) {
+	} else if (rcode == NOERROR || rcode == NXDOMAIN) {
 		take_sections(q, &g);
 	} else {
-		unsigned rcode = g.flags & 15;
-
 		next_server(q,
 		    rcode == SERVFAIL    ? "the name server says SERVFAIL" :
 			rcode == REFUSED ? "the name server says REFUSED" :

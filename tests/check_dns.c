@@ -1762,6 +1762,24 @@ START_TEST(replies_of_nonsense)
 }
 END_TEST
 
+/* An alias in a reply that turns out to be nonsense counts for nothing: the
+ * next server is asked for the name that the caller wants to know of. */
+START_TEST(nonsense_behind_an_alias)
+{
+	struct lookup *l = dns_ask("alias.test", RR_A);
+
+	expect_query(0);
+	begin_reply(OK_FLAGS);
+	put_target("alias.test", RR_CNAME, "elsewhere.test");
+	msg[9] = 1; /* a record of the authority section that is not there */
+	send_reply(0);
+	ck_assert_str_eq(l->why, "the name server replies nonsense");
+	expect_query(1);
+	ck_assert_mem_eq(query + 12, "\5alias\4test", 12);
+	dns_drop(l);
+}
+END_TEST
+
 START_TEST(rfc7505_3_null_mx)
 {
 	struct lookup *l = dns_ask("null.test", RR_MX);
@@ -2093,6 +2111,7 @@ add_resolver_tests(Suite *suite)
 	tcase_add_test(tcase, rfc1034_5_3_3_cname_chains);
 	tcase_add_test(tcase, cname_loops_end);
 	tcase_add_test(tcase, replies_of_nonsense);
+	tcase_add_test(tcase, nonsense_behind_an_alias);
 	tcase_add_test(tcase, rfc7505_3_null_mx);
 	tcase_add_test(tcase, own_zones_answer);
 	tcase_add_test(tcase, names_that_nobody_can_have);
