@@ -17,7 +17,6 @@
  *	Include other files, or know conditions.  Exercise: include FILE, with
  *	the right FILE:LINE in every error.
  */
-#include <arpa/inet.h>
 #include <ctype.h>
 #include <errno.h>
 #include <libgen.h>
@@ -342,23 +341,16 @@ read_retry(struct reader *rd, const struct directive *dir, char **value)
 static bool
 parse_cidr(const char *text, struct cidr *cidr)
 {
-	char host[PEER_TEXT];
 	size_t len = strcspn(text, "/");
-	msec most = 32, bits;
+	union address host;
 
-	if (len >= sizeof(host))
+	if (!address_host(text, len, &host))
 		return false;
-	memcpy(host, text, len);
-	host[len] = '\0';
-	*cidr = (struct cidr){ .net = { [10] = 0xff, 0xff } };
-	if (inet_pton(AF_INET, host, cidr->net + 12) != 1) {
-		if (inet_pton(AF_INET6, host, cidr->net) != 1)
-			return false;
-		most = 128;
-	}
-	bits = most;
+	msec most = host.any.sa_family == AF_INET6 ? 128 : 32, bits = most;
+
 	if (text[len] == '/' && !parse_number(text + len + 1, 0, most, &bits))
 		return false;
+	address_octets(&host, cidr->net);
 	cidr->bits = (unsigned)(128 - most + bits);
 	return true;
 }

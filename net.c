@@ -379,9 +379,8 @@ port_parse(const char *text)
 	return (unsigned)port;
 }
 
-/* The host alone, len octets of text. */
-static bool
-host_parse(const char *text, size_t len, union address *addr)
+bool
+address_host(const char *text, size_t len, union address *addr)
 {
 	char host[PEER_TEXT];
 
@@ -413,10 +412,23 @@ address_parse(const char *text, unsigned port, union address *addr)
 	}
 	if (*end != '\0')
 		port = *end == ':' ? port_parse(end + 1) : 0;
-	if (port == 0 || !host_parse(host, len, addr))
+	if (port == 0 || !address_host(host, len, addr))
 		return false;
 	address_set_port(addr, port);
 	return !brackets || addr->any.sa_family == AF_INET6;
+}
+
+const char *
+address_literal(const char *text, union address *a)
+{
+	bool v6 = strncasecmp(text, "[IPv6:", 6) == 0;
+	const char *host = text + (v6 ? 6 : 1);
+	size_t len = strcspn(host, "]");
+
+	if (host[len] == '\0' || !address_host(host, len, a) ||
+	    (a->any.sa_family == AF_INET6) != v6)
+		return NULL;
+	return host + len + 1;
 }
 
 void
@@ -434,9 +446,7 @@ address_format(const union address *a, bool with_port, char *text)
 		snprintf(text, PEER_TEXT, "[%s]", host);
 }
 
-/* The 16 octets of an address, IPv4 as ::ffff:a.b.c.d (RFC 4291 2.5.5.2), so
- * that the two families compare by one rule. */
-static void
+void
 address_octets(const union address *a, unsigned char octets[16])
 {
 	memset(octets, 0, 16);

@@ -195,10 +195,18 @@ enum line buf_line(struct buf *b, size_t max, char **line, size_t *len);
 
 /* "a.b.c.d:port" or "[x::y]:port"; without a port, `port` if not 0. */
 bool address_parse(const char *text, unsigned port, union address *addr);
+/* The host alone, len octets of text; its port is 0. */
+bool address_host(const char *text, size_t len, union address *addr);
+/* "[192.0.2.1]" or "[IPv6:2001:db8::1]" (RFC 5321 4.1.3; no other tag is
+ * registered).  Returns what follows, or NULL: it is none.  Its port is 0. */
+const char *address_literal(const char *text, union address *a);
 /* Into text[PEER_TEXT]: "[192.0.2.1]:25"; without the port where asked. */
 void address_format(const union address *a, bool with_port, char *text);
 unsigned address_port(const union address *a);
 void address_set_port(union address *a, unsigned port);
+/* Its 16 octets, IPv4 as ::ffff:a.b.c.d (RFC 4291 2.5.5.2), so that the two
+ * families compare by one rule. */
+void address_octets(const union address *a, unsigned char octets[16]);
 socklen_t address_len(const union address *a);
 bool address_equal(const union address *a, const union address *b);
 bool address_is_loopback(const union address *a);

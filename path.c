@@ -18,9 +18,7 @@
  *	Comments and folding: those belong to headers (RFC 5322 3.2.2).
  *	Exercise: SMTPUTF8 (RFC 6531 3.3) widens two of these rules; which?
  */
-#include <arpa/inet.h>
 #include <string.h>
-#include <strings.h>
 #include "mailserv.h"
 
 /* Each skip_X() is given where an X should begin, and returns where it ends,
@@ -42,29 +40,12 @@ skip_domain(const char *at)
 	}
 }
 
-/* "[192.0.2.1]" or "[IPv6:2001:db8::1]".  No other tag is registered. */
-static const char *
-skip_literal(const char *at)
-{
-	char text[INET6_ADDRSTRLEN];
-	unsigned char address[16];
-	bool v6 = strncasecmp(at, "[IPv6:", 6) == 0;
-	const char *begin = at + (v6 ? 6 : 1);
-	size_t len = strcspn(begin, "]");
-
-	if (begin[len] == '\0' || len >= sizeof(text))
-		return NULL;
-	memcpy(text, begin, len);
-	text[len] = '\0';
-	bool good = inet_pton(v6 ? AF_INET6 : AF_INET, text, address) == 1;
-
-	return good ? begin + len + 1 : NULL;
-}
-
 const char *
 path_skip_host(const char *at)
 {
-	return *at == '[' ? skip_literal(at) : skip_domain(at);
+	union address literal;
+
+	return *at == '[' ? address_literal(at, &literal) : skip_domain(at);
 }
 
 /* A backslash takes the next octet with it, but never past the end. */

@@ -377,11 +377,6 @@ route_judge(struct route *r)
 static void
 route_literal(struct route *r)
 {
-	bool v6 = strncasecmp(r->domain, "[IPv6:", 6) == 0;
-	char text[HOST_MAX];
-
-	snprintf(text, sizeof(text), "%s", r->domain + (v6 ? 6 : 1));
-	text[strcspn(text, "]")] = '\0';
 	r->source = "an address literal";
 	r->hosts = calloc(1, sizeof(*r->hosts));
 	if (r->hosts == NULL) {
@@ -389,8 +384,9 @@ route_literal(struct route *r)
 		return;
 	}
 	route_add_host(r, r->domain, 0);
-	if (!address_parse(text, srv.conf->smtp_port, &r->hosts[0].literal))
+	if (address_literal(r->domain, &r->hosts[0].literal) == NULL)
 		route_end(r, ROUTE_IMPOSSIBLE, "5.1.3", "no such address");
+	address_set_port(&r->hosts[0].literal, srv.conf->smtp_port);
 }
 
 struct route *
