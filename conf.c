@@ -19,7 +19,6 @@
  */
 #include <ctype.h>
 #include <errno.h>
-#include <libgen.h>
 #include <pwd.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,7 +33,6 @@ struct reader {
 	struct conf *conf;
 	struct diag *diag;
 	struct spot at;
-	const char *folder; /* relative paths begin here */
 	bool domain_given;
 	unsigned seen[64]; /* the line of each directive, 0: not given */
 };
@@ -100,13 +98,10 @@ copy_text(struct reader *rd, const char *text)
 static char *
 copy_path(struct reader *rd, const char *path)
 {
-	char *whole;
+	const char *file = rd->conf->file;
+	char *whole = net_path_beside(file != NULL ? file : "", path);
 
-	if (path[0] == '/' || strcmp(rd->folder, ".") == 0)
-		return copy_text(rd, path);
-	if (asprintf(&whole, "%s/%s", rd->folder, path) < 0)
-		return no_memory(rd);
-	return whole;
+	return whole != NULL ? whole : no_memory(rd);
 }
 
 /* A number with one of these letters behind it, times the letter's worth. */
@@ -1019,17 +1014,14 @@ conf_load(const char *file, struct diag *diag)
 {
 	static void (*const steps[])(struct reader *) = { conf_defaults,
 		check_domains, check_aliases, check_plain, check_listeners };
-	char folder[PATH_SIZE], *line = NULL;
+	char *line = NULL;
 	size_t cap = 0;
 	struct reader rd = { .conf = conf_new(),
 		.diag = diag,
-		.at = { file != NULL ? file : "built-in", 0 },
-		.folder = folder };
+		.at = { file != NULL ? file : "built-in", 0 } };
 
 	if (rd.conf == NULL)
 		return no_memory(&rd);
-	snprintf(folder, sizeof(folder), "%s", rd.at.file);
-	rd.folder = dirname(folder);
 	if (file == NULL)
 		conf_builtin(&rd);
 	else

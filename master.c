@@ -674,26 +674,21 @@ static void
 load_include(struct loader *ld)
 {
 	struct dname origin = ld->origin, owner = ld->owner, inner = origin;
-	const char *slash = strrchr(ld->spot.file, '/');
-	char path[PATH_MAX];
 
 	if (!next_word(ld)) {
 		wrong(ld, "$INCLUDE", "the name of a file is missing");
 		return;
 	}
-	int folder = slash != NULL && ld->word[0] != '/' ?
-	    (int)(slash + 1 - ld->spot.file) :
-	    0;
-	int len = snprintf(path, sizeof(path), "%.*s%s", folder, ld->spot.file,
-	    ld->word);
+	char *path = net_path_beside(ld->spot.file, ld->word);
 
-	if (len >= (int)sizeof(path))
-		wrong(ld, ld->word, "too long a path");
+	if (path == NULL)
+		ld->no_memory = true;
 	else if (!next_word(ld) || take_name(ld, &inner))
 		if (end_entry(ld)) {
 			ld->origin = inner;
 			load_file(ld, path);
 		}
+	free(path);
 	ld->origin = origin;
 	ld->owner = owner;
 }

@@ -1060,6 +1060,18 @@ net_open_regular(const char *path)
 	return f;
 }
 
+char *
+net_path_beside(const char *file, const char *path)
+{
+	const char *slash = path[0] == '/' ? NULL : strrchr(file, '/');
+	int folder = slash != NULL ? (int)(slash + 1 - file) : 0;
+	char *whole;
+
+	if (asprintf(&whole, "%.*s%s", folder, file, path) < 0)
+		return NULL;
+	return whole;
+}
+
 bool
 digits_parse(const char **text, uint64_t *number)
 {

@@ -280,6 +280,9 @@ uint64_t random_u64(void);
 /* Open a regular file for reading; NULL: errno.  Nothing else, because a
  * device has no end and a FIFO no beginning. */
 FILE *net_open_regular(const char *path);
+/* A path that a file names, relative to that file's folder; from malloc(),
+ * NULL: no memory. */
+char *net_path_beside(const char *file, const char *path);
 /* Decimal digits at *text, which moves behind them; false: none, or a leading
  * zero, or a sign.  What is too large becomes UINT64_MAX, not the remainder:
  * RETR 4294967297 must never mean message 1. */
