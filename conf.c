@@ -33,7 +33,9 @@ struct reader {
 	struct conf *conf;
 	struct diag *diag;
 	struct spot at;
-	bool domain_given;
+	FILE *f; /* NULL: not open, or read to its end */
+	char *line;
+	size_t cap;
 	unsigned seen[64]; /* the line of each directive, 0: not given */
 };
 
@@ -307,7 +309,6 @@ read_addresses(struct reader *rd, const struct directive *dir, char **value)
 static void
 read_domains(struct reader *rd, const struct directive *dir, char **value)
 {
-	rd->domain_given = true;
 	if (value[1] == NULL && strcmp(value[0], "none") == 0)
 		return;
 	for (; *value != NULL; value++)
@@ -367,62 +368,74 @@ read_relay_from(struct reader *rd, const struct directive *dir, char **value)
 	}
 }
 
-/* Open a file that the configuration names, or say why not.  A folder can
- * be opened, but not read: so its first octet is tried. */
-static FILE *
+/* Open a file that the configuration names, or say why not: then it has no
+ * lines.  next_line() closes it.  No path: no memory, and that has been said. */
+static struct reader
 open_named(const struct reader *rd, const char *path)
 {
-	FILE *f = path != NULL ? net_open_regular(path) : NULL;
+	struct reader inner = { .conf = rd->conf,
+		.diag = rd->diag,
+		.at = { path, 0 },
+		.f = path != NULL ? net_open_regular(path) : NULL };
 
-	if (path != NULL && f == NULL)
+	if (path != NULL && inner.f == NULL)
 		WRONG(rd, "cannot read %s: %s", path, strerror(errno));
-	return f;
+	return inner;
 }
 
-/* The next line without its end; false at the end of the file, or, told,
- * where it cannot be read: what follows would be missing. */
+/* Nothing more is read.  A line may have held a password. */
 static bool
-next_line(struct reader *rd, FILE *f, char **line, size_t *cap)
+close_named(struct reader *rd)
 {
-	ssize_t len = getline(line, cap, f);
+	if (rd->line != NULL)
+		explicit_bzero(rd->line, rd->cap);
+	free(rd->line);
+	if (rd->f != NULL)
+		fclose(rd->f);
+	return false;
+}
 
-	if (len < 0 && !feof(f))
+/* The next line without its end, into rd->line; false: there is none, or, told,
+ * it cannot be read, and what follows would be missing.  The file is closed. */
+static bool
+next_line(struct reader *rd)
+{
+	if (rd->f == NULL || rd->diag->no_memory)
+		return close_named(rd);
+	ssize_t len = getline(&rd->line, &rd->cap, rd->f);
+
+	if (len < 0 && !feof(rd->f))
 		WRONG(rd, "cannot read on: %s", strerror(errno));
 	if (len < 0)
-		return false;
+		return close_named(rd);
 	rd->at.line++;
-	if (len > 0 && (*line)[len - 1] == '\n')
-		(*line)[--len] = '\0';
-	if (len > 0 && (*line)[len - 1] == '\r')
-		(*line)[--len] = '\0';
+	if (len > 0 && rd->line[len - 1] == '\n')
+		rd->line[--len] = '\0';
+	if (len > 0 && rd->line[len - 1] == '\r')
+		rd->line[--len] = '\0';
 	/* A NUL would hide the rest of its line: let it be found wanting. */
-	for (char *nul; (nul = memchr(*line, '\0', (size_t)len)) != NULL;)
+	for (char *nul; (nul = memchr(rd->line, '\0', (size_t)len)) != NULL;)
 		*nul = '\001';
 	return true;
 }
 
 /* relay_domain's FILE: one local part a line. */
 static void
-read_local_parts(struct reader *rd, struct relay_domain *rd_domain,
-    const char *path)
+read_local_parts(struct reader *rd, struct relay_domain *domain,
+    const char *name)
 {
-	FILE *f = open_named(rd, path);
-	char *line = NULL;
-	size_t cap = 0;
-	struct reader inner = *rd;
+	char *path = copy_path(rd, name);
+	struct reader inner = open_named(rd, path);
 
-	inner.at = (struct spot){ path, 0 };
-	rd_domain->listed = true;
-	while (f != NULL && next_line(&inner, f, &line, &cap)) {
-		line[strcspn(line, " \t")] = '\0';
-		if (line[0] != '\0' && line[0] != '#' &&
-		    !names_push(&rd_domain->local_parts, line))
-			no_memory(rd);
+	domain->listed = true;
+	while (next_line(&inner)) {
+		inner.line[strcspn(inner.line, " \t")] = '\0';
+		if (inner.line[0] != '\0' && inner.line[0] != '#' &&
+		    !names_push(&domain->local_parts, inner.line))
+			no_memory(&inner);
 	}
-	names_sort(&rd_domain->local_parts);
-	free(line);
-	if (f != NULL)
-		fclose(f);
+	names_sort(&domain->local_parts);
+	free(path);
 }
 
 static void
@@ -443,12 +456,8 @@ read_relay_domain(struct reader *rd, const struct directive *dir, char **value)
 	if (added == NULL)
 		return;
 	added->name = copy_text(rd, value[0]);
-	if (value[1] == NULL)
-		return;
-	char *path = copy_path(rd, value[1]);
-
-	read_local_parts(rd, added, path);
-	free(path);
+	if (value[1] != NULL)
+		read_local_parts(rd, added, value[1]);
 }
 
 /* The last zone must be the only one with its origin. */
@@ -633,23 +642,14 @@ static void
 read_users(struct reader *rd, const struct directive *dir, char **value)
 {
 	char *path = copy_path(rd, value[0]);
-	FILE *f = open_named(rd, path);
-	struct reader inner = *rd;
-	char *line = NULL;
-	size_t cap = 0;
+	struct reader inner = open_named(rd, path);
 
 	(void)dir;
 	rd->conf->users_given = true;
-	inner.at = (struct spot){ path, 0 };
-	while (f != NULL && next_line(&inner, f, &line, &cap))
-		if (line[0] != '\0' && line[0] != '#')
-			read_user(&inner, line);
-	if (line != NULL)
-		explicit_bzero(line, cap); /* it held a password */
-	free(line);
+	while (next_line(&inner))
+		if (inner.line[0] != '\0' && inner.line[0] != '#')
+			read_user(&inner, inner.line);
 	free(path);
-	if (f != NULL)
-		fclose(f);
 }
 
 /* ---- the configuration file ---------------------------------------------- */
@@ -727,10 +727,10 @@ find_directive(const char *name)
 
 /* One line of the configuration file. */
 static void
-read_directive(struct reader *rd, char *line)
+read_directive(struct reader *rd)
 {
 	char *word[WORDS];
-	int values = split_words(line, word) - 1;
+	int values = split_words(rd->line, word) - 1;
 
 	if (values < 0)
 		return;
@@ -815,22 +815,22 @@ read_default(struct reader *rd, const char *name, char *one, char *two)
 static void
 default_resolvers(struct reader *rd)
 {
-	FILE *f = fopen("/etc/resolv.conf", "re");
+	const char *path = "/etc/resolv.conf";
+	struct reader inner = { .conf = rd->conf,
+		.diag = rd->diag,
+		.at = { path, 0 },
+		.f = fopen(path, "re") };
 	struct address_list to = list_of(rd->conf, "resolver");
 	union address address;
-	char *line = NULL, *word[WORDS];
-	size_t cap = 0;
+	char *word[WORDS];
 
-	if (f == NULL && errno == ENOMEM)
-		no_memory(rd);
-	while (f != NULL && next_line(rd, f, &line, &cap))
-		if (split_words(line, word) >= 2 &&
+	if (inner.f == NULL && errno == ENOMEM)
+		no_memory(&inner);
+	while (next_line(&inner))
+		if (split_words(inner.line, word) >= 2 &&
 		    strcmp(word[0], "nameserver") == 0 &&
 		    address_parse(word[1], 53, &address))
-			add_address(rd, &to, &address);
-	free(line);
-	if (f != NULL)
-		fclose(f);
+			add_address(&inner, &to, &address);
 }
 
 /* hostname, data_dir, addresses, networks: what else stands in for them. */
@@ -873,7 +873,7 @@ check_domains(struct reader *rd)
 {
 	struct conf *conf = rd->conf;
 
-	if (!rd->domain_given && conf->users_given &&
+	if (!was_given(rd, "domain") && conf->users_given &&
 	    !names_add(&conf->domains, conf->hostname))
 		no_memory(rd);
 	blame(rd, "domain");
@@ -1014,28 +1014,24 @@ conf_load(const char *file, struct diag *diag)
 {
 	static void (*const steps[])(struct reader *) = { conf_defaults,
 		check_domains, check_aliases, check_plain, check_listeners };
-	char *line = NULL;
-	size_t cap = 0;
 	struct reader rd = { .conf = conf_new(),
 		.diag = diag,
 		.at = { file != NULL ? file : "built-in", 0 } };
 
 	if (rd.conf == NULL)
 		return no_memory(&rd);
-	if (file == NULL)
+	if (file == NULL) {
 		conf_builtin(&rd);
-	else
+	} else {
 		rd.conf->file = copy_text(&rd, file);
-	FILE *f = open_named(&rd, rd.conf->file);
-	bool whole = f != NULL || file == NULL;
-
-	while (f != NULL && !diag->no_memory && next_line(&rd, f, &line, &cap))
-		read_directive(&rd, line);
-	free(line);
-	for (size_t i = 0; i < NELEM(steps) && !diag->no_memory && whole; i++)
+		rd = open_named(&rd, file);
+		if (rd.f == NULL)
+			return rd.conf; /* and nothing else is known */
+	}
+	while (next_line(&rd))
+		read_directive(&rd);
+	for (size_t i = 0; i < NELEM(steps) && !diag->no_memory; i++)
 		steps[i](&rd);
-	if (f != NULL)
-		fclose(f);
 	return rd.conf;
 }
 
