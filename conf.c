@@ -106,80 +106,82 @@ copy_path(struct reader *rd, const char *path)
 	return whole != NULL ? whole : no_memory(rd);
 }
 
-/* A number with one of these letters behind it, times the letter's worth. */
+/* A number with one of these letters behind it, times the letter's worth.
+ * Without one the first counts.  '1' is nothing that one can type behind a
+ * number: it would be a digit of it. */
 static bool
-parse_unit(const char *text, const char *letters, const msec *worth, msec *out)
+parse_value(const char *text, const char *letters, msec *out)
 {
+	static const char units[] = "1KMGsmhd";
+	static const msec worth[] = { 1, 1 << 10, 1 << 20, 1 << 30, SECOND,
+		MINUTE, 60 * MINUTE, 24 * 60 * MINUTE };
 	char *end;
 
 	if (*text < '0' || *text > '9' || strlen(text) > 15)
 		return false;
 	msec number = strtoll(text, &end, 10);
-	const char *letter = *end != '\0' ? strchr(letters, *end) : letters;
+	char letter = *end != '\0' ? *end++ : letters[0];
 
-	if (letter == NULL || (*end != '\0' && end[1] != '\0'))
+	if (*end != '\0' || strchr(letters, letter) == NULL)
 		return false;
-	if (number > INT64_MAX / worth[letter - letters])
+	msec unit = worth[strchr(units, letter) - units];
+
+	if (number > INT64_MAX / unit)
 		return false;
-	*out = number * worth[letter - letters];
+	*out = number * unit;
 	return true;
 }
 
-/* A time: "90", "90s", "5m", "1h", "5d". */
 static bool
-parse_time(const char *text, msec *out)
+parse_number(const char *text, msec low, msec high, msec *out)
 {
-	static const msec worth[] = { SECOND, MINUTE, 60 * MINUTE,
-		24 * 60 * MINUTE };
-
-	return parse_unit(text, "smhd", worth, out);
+	return parse_value(text, "1", out) && *out >= low && *out <= high;
 }
 
+/* The number, size or time that a directive takes.  What is wrong with one is
+ * told, and then the value does not matter. */
+static msec
+take_value(struct reader *rd, const struct directive *dir, const char *text,
+    const char *letters)
+{
+	msec value;
+
+	if (parse_value(text, letters, &value) && value >= dir->low &&
+	    value <= dir->high)
+		return value;
+	if (strcmp(letters, "1") == 0)
+		WRONG(rd, "%s: a number from %lld to %lld, not %s", dir->name,
+		    (long long)dir->low, (long long)dir->high, text);
+	else
+		WRONG(rd, "%s: no such %s: %s", dir->name,
+		    letters[0] == 's' ? "time" : "size", text);
+	return dir->low;
+}
+
+/* "90", "90s", "5m", "1h", "5d" */
 static void
 read_time(struct reader *rd, const struct directive *dir, char **value)
 {
 	msec *time = field(rd, dir);
 
-	if (!parse_time(value[0], time) || *time < dir->low ||
-	    *time > dir->high)
-		WRONG(rd, "%s: no such time: %s", dir->name, value[0]);
+	*time = take_value(rd, dir, value[0], "smhd");
 }
 
 /* "50", "50K", "50M", "2G" */
 static void
 read_size(struct reader *rd, const struct directive *dir, char **value)
 {
-	static const msec worth[] = { 1, 1 << 10, 1 << 20, 1 << 30 };
 	size_t *size = field(rd, dir);
-	msec number;
 
-	if (!parse_unit(value[0], "\001KMG", worth, &number) ||
-	    number < dir->low || number > dir->high)
-		WRONG(rd, "%s: no such size: %s", dir->name, value[0]);
-	else
-		*size = (size_t)number;
-}
-
-static bool
-parse_number(const char *text, msec low, msec high, msec *out)
-{
-	static const msec worth[] = { 1 };
-
-	return parse_unit(text, "\001", worth, out) && *out >= low &&
-	    *out <= high;
+	*size = (size_t)take_value(rd, dir, value[0], "1KMG");
 }
 
 static void
 read_number(struct reader *rd, const struct directive *dir, char **value)
 {
 	unsigned *number = field(rd, dir);
-	msec parsed;
 
-	if (parse_number(value[0], dir->low, dir->high, &parsed))
-		*number = (unsigned)parsed;
-	else
-		WRONG(rd, "%s: a number from %lld to %lld, not %s", dir->name,
-		    (long long)dir->low, (long long)dir->high, value[0]);
+	*number = (unsigned)take_value(rd, dir, value[0], "1");
 }
 
 static void
@@ -234,8 +236,9 @@ read_domain_name(struct reader *rd, const struct directive *dir, char **value)
 
 /* ---- directives with a form of their own --------------------------------- */
 
-/* One of the four lists of addresses of struct conf: see list_of(). */
+/* One of the four lists of addresses of struct conf. */
 struct address_list {
+	const char *directive;
 	union address **list;
 	size_t *n;
 	unsigned port; /* where none is given; 0: one must be */
@@ -244,17 +247,17 @@ struct address_list {
 static struct address_list
 list_of(struct conf *conf, const char *directive)
 {
-	if (strcmp(directive, "listen_smtp") == 0)
-		return (struct address_list){ &conf->listen_smtp,
-			&conf->n_listen_smtp, 0 };
-	if (strcmp(directive, "listen_pop3") == 0)
-		return (struct address_list){ &conf->listen_pop3,
-			&conf->n_listen_pop3, 0 };
-	if (strcmp(directive, "listen_dns") == 0)
-		return (struct address_list){ &conf->listen_dns,
-			&conf->n_listen_dns, 0 };
-	return (
-	    struct address_list){ &conf->resolvers, &conf->n_resolvers, 53 };
+	const struct address_list lists[] = {
+		{ "listen_smtp", &conf->listen_smtp, &conf->n_listen_smtp, 0 },
+		{ "listen_pop3", &conf->listen_pop3, &conf->n_listen_pop3, 0 },
+		{ "listen_dns", &conf->listen_dns, &conf->n_listen_dns, 0 },
+		{ "resolver", &conf->resolvers, &conf->n_resolvers, 53 },
+	};
+	size_t i = 0;
+
+	while (strcmp(lists[i].directive, directive) != 0)
+		i++; /* up to the last one: nobody asks for others */
+	return lists[i];
 }
 
 /* The directives whose addresses we open ourselves. */
@@ -324,13 +327,9 @@ read_retry(struct reader *rd, const struct directive *dir, char **value)
 	struct conf *conf = rd->conf;
 
 	conf->n_retry = 0;
-	for (; *value != NULL; value++) {
-		msec *wait = &conf->retry[conf->n_retry++];
-
-		if (!parse_time(*value, wait) || *wait < dir->low ||
-		    *wait > dir->high)
-			WRONG(rd, "%s: no such time: %s", dir->name, *value);
-	}
+	for (; *value != NULL; value++)
+		conf->retry[conf->n_retry++] = take_value(rd, dir, *value,
+		    "smhd");
 }
 
 /* "192.0.2.0/24", "2001:db8::/32", or one address. */
@@ -892,26 +891,22 @@ check_domains(struct reader *rd)
 static void
 check_alias(struct reader *rd, const struct alias *alias)
 {
-	bool address = strchr(alias->target, '@') != NULL;
+	const char *name = alias->name, *target = alias->target;
+	const char *at = strrchr(target, '@');
 
 	rd->at.line = alias->line;
-	if (user_find(rd->conf, alias->name) != NULL)
+	if (user_find(rd->conf, name) != NULL)
 		complain_mildly(rd->diag, rd->at,
 		    "alias %s is never used: the user of that name comes first",
-		    alias->name);
-	if (strchr(alias->name, '@') != NULL)
-		WRONG(rd, "alias %s: a local part of ours, without @",
-		    alias->name);
-	if (!address && user_find(rd->conf, alias->target) == NULL)
-		WRONG(rd, "alias %s: no such user: %s", alias->name,
-		    alias->target);
-	if (address && !is_domain(strrchr(alias->target, '@') + 1))
-		WRONG(rd, "alias %s: no address: %s", alias->name,
-		    alias->target);
-	else if (address &&
-	    spool_place(rd->conf, alias->target) == PLACE_NOBODY)
-		WRONG(rd, "alias %s: %s leads nowhere", alias->name,
-		    alias->target);
+		    name);
+	if (strchr(name, '@') != NULL)
+		WRONG(rd, "alias %s: a local part of ours, without @", name);
+	if (at == NULL && user_find(rd->conf, target) == NULL)
+		WRONG(rd, "alias %s: no such user: %s", name, target);
+	else if (at != NULL && !is_domain(at + 1))
+		WRONG(rd, "alias %s: no address: %s", name, target);
+	else if (at != NULL && spool_place(rd->conf, target) == PLACE_NOBODY)
+		WRONG(rd, "alias %s: %s leads nowhere", name, target);
 }
 
 /* postmaster leads to the first user unless an alias names it, because it must
