@@ -7,8 +7,8 @@
  * Call it in this order
  *	conf_load(), conf_free(); on SIGHUP conf_load() again.
  * A typical sequence, with break read_directive in gdb
- *	conf_load -> read_directive -> read_users -> read_user ... ->
- *	conf_defaults -> check_domains -> check_aliases -> check_plain
+ *	conf_load -> read_directive -> read_values -> read_users ->
+ *	read_user ... -> conf_defaults -> check_domains -> check_aliases ...
  * Always true
  *	Every fault is told with FILE:LINE, and reading goes on: a user mends
  *	all of them at once.
@@ -17,6 +17,7 @@
  *	Include other files, or know conditions.  Exercise: include FILE, with
  *	the right FILE:LINE in every error.
  */
+#include <assert.h>
 #include <ctype.h>
 #include <errno.h>
 #include <pwd.h>
@@ -44,11 +45,14 @@ struct directive {
 	const char *name;
 	void (*read)(struct reader *rd, const struct directive *dir,
 	    char **value);
-	int least, most; /* values on a line */
-	bool repeats;
-	size_t offset;  /* of its field in struct conf */
+	int least, most; /* values on a line; see LIST */
+	size_t offset;  /* of its field in struct conf; 0: it may be repeated */
 	msec low, high; /* what a number, size or time may be */
 };
+
+/* So many values make a list: read() is called for each, or not at all where
+ * "none" stands alone. */
+enum { LIST = 64 };
 
 /* "FILE:LINE: ...", for the line that is being read. */
 #define WRONG(rd, ...) complain((rd)->diag, (rd)->at, __VA_ARGS__)
@@ -289,36 +293,29 @@ is_taken(struct conf *conf, const union address *address)
 }
 
 static void
-read_addresses(struct reader *rd, const struct directive *dir, char **value)
+read_address(struct reader *rd, const struct directive *dir, char **value)
 {
 	struct address_list to = list_of(rd->conf, dir->name);
 	union address address;
 
-	if (value[1] == NULL && strcmp(value[0], "none") == 0)
-		return;
-	for (; *value != NULL; value++) {
-		if (!address_parse(*value, to.port, &address))
-			WRONG(rd,
-			    "%s: no address: %s (127.0.0.1:2525 or"
-			    " [::1]:2525 would be)",
-			    dir->name, *value);
-		else if (to.port == 0 && is_taken(rd->conf, &address))
-			WRONG(rd, "%s: %s is there twice", dir->name, *value);
-		else
-			add_address(rd, &to, &address);
-	}
+	if (!address_parse(value[0], to.port, &address))
+		WRONG(rd,
+		    "%s: no address: %s (127.0.0.1:2525 or"
+		    " [::1]:2525 would be)",
+		    dir->name, value[0]);
+	else if (to.port == 0 && is_taken(rd->conf, &address))
+		WRONG(rd, "%s: %s is there twice", dir->name, value[0]);
+	else
+		add_address(rd, &to, &address);
 }
 
 static void
-read_domains(struct reader *rd, const struct directive *dir, char **value)
+read_domain(struct reader *rd, const struct directive *dir, char **value)
 {
-	if (value[1] == NULL && strcmp(value[0], "none") == 0)
-		return;
-	for (; *value != NULL; value++)
-		if (!is_domain(*value))
-			WRONG(rd, "%s: no domain name: %s", dir->name, *value);
-		else if (!names_add(&rd->conf->domains, *value))
-			no_memory(rd);
+	if (!is_domain(value[0]))
+		WRONG(rd, "%s: no domain name: %s", dir->name, value[0]);
+	else if (!names_add(&rd->conf->domains, value[0]))
+		no_memory(rd);
 }
 
 static void
@@ -353,18 +350,12 @@ parse_cidr(const char *text, struct cidr *cidr)
 static void
 read_relay_from(struct reader *rd, const struct directive *dir, char **value)
 {
-	struct conf *conf = rd->conf;
+	struct cidr *added = append(rd, &rd->conf->relay_from,
+	    &rd->conf->n_relay_from, sizeof(*added));
 
-	if (value[1] == NULL && strcmp(value[0], "none") == 0)
-		return;
-	for (; *value != NULL; value++) {
-		struct cidr *added = append(rd, &conf->relay_from,
-		    &conf->n_relay_from, sizeof(*added));
-
-		if (added != NULL && !parse_cidr(*value, added))
-			WRONG(rd, "%s: no network: %s (192.0.2.0/24 would be)",
-			    dir->name, *value);
-	}
+	if (added != NULL && !parse_cidr(value[0], added))
+		WRONG(rd, "%s: no network: %s (192.0.2.0/24 would be)",
+		    dir->name, value[0]);
 }
 
 /* Open a file that the configuration names, or say why not: then it has no
@@ -658,46 +649,41 @@ read_users(struct reader *rd, const struct directive *dir, char **value)
 
 /* The contract's table.  An error names the line; so does a word too many. */
 static const struct directive directives[] = {
-	{ "hostname", read_domain_name, 1, 1, false, AT(hostname), 0, 0 },
-	{ "data_dir", read_path, 1, 1, false, AT(data_dir), 0, 0 },
-	{ "listen_smtp", read_addresses, 1, 64, true, 0, 0, 0 },
-	{ "listen_pop3", read_addresses, 1, 64, true, 0, 0, 0 },
-	{ "listen_dns", read_addresses, 1, 64, true, 0, 0, 0 },
-	{ "resolver", read_addresses, 1, 64, true, 0, 0, 0 },
-	{ "zone", read_zone, 2, 2, true, 0, 0, 0 },
-	{ "domain", read_domains, 1, 64, true, 0, 0, 0 },
-	{ "relay_domain", read_relay_domain, 1, 2, true, 0, 0, 0 },
-	{ "relay_from", read_relay_from, 1, 64, true, 0, 0, 0 },
-	{ "users", read_users, 1, 1, false, 0, 0, 0 },
-	{ "alias", read_alias, 2, 2, true, 0, 0, 0 },
-	{ "catch_all", read_text, 1, 1, false, AT(catch_all_name), 0, 0 },
-	{ "smtp_port", read_number, 1, 1, false, AT(smtp_port), 1, 65535 },
-	{ "retry", read_retry, 1, RETRY_STEPS, false, 0, SECOND, DAYS(365) },
-	{ "warn_after", read_time, 1, 1, false, AT(warn_after), 0, DAYS(365) },
-	{ "expire", read_time, 1, 1, false, AT(expire), SECOND, DAYS(365) },
-	{ "max_message", read_size, 1, 1, false, AT(max_message), 1024,
+	{ "hostname", read_domain_name, 1, 1, AT(hostname), 0, 0 },
+	{ "data_dir", read_path, 1, 1, AT(data_dir), 0, 0 },
+	{ "listen_smtp", read_address, 1, LIST, 0, 0, 0 },
+	{ "listen_pop3", read_address, 1, LIST, 0, 0, 0 },
+	{ "listen_dns", read_address, 1, LIST, 0, 0, 0 },
+	{ "resolver", read_address, 1, LIST, 0, 0, 0 },
+	{ "zone", read_zone, 2, 2, 0, 0, 0 },
+	{ "domain", read_domain, 1, LIST, 0, 0, 0 },
+	{ "relay_domain", read_relay_domain, 1, 2, 0, 0, 0 },
+	{ "relay_from", read_relay_from, 1, LIST, 0, 0, 0 },
+	{ "users", read_users, 1, 1, AT(users_given), 0, 0 },
+	{ "alias", read_alias, 2, 2, 0, 0, 0 },
+	{ "catch_all", read_text, 1, 1, AT(catch_all_name), 0, 0 },
+	{ "smtp_port", read_number, 1, 1, AT(smtp_port), 1, 65535 },
+	{ "retry", read_retry, 1, RETRY_STEPS, AT(retry), SECOND, DAYS(365) },
+	{ "warn_after", read_time, 1, 1, AT(warn_after), 0, DAYS(365) },
+	{ "expire", read_time, 1, 1, AT(expire), SECOND, DAYS(365) },
+	{ "max_message", read_size, 1, 1, AT(max_message), 1024,
 	    (msec)1 << 40 },
-	{ "max_recipients", read_number, 1, 1, false, AT(max_recipients), 1,
-	    3000 },
-	{ "max_clients", read_number, 1, 1, false, AT(max_clients), 1,
-	    1000000 },
-	{ "max_per_client", read_number, 1, 1, false, AT(max_per_client), 0,
-	    65535 },
-	{ "timeout_smtp", read_time, 1, 1, false, AT(timeout_smtp), SECOND,
+	{ "max_recipients", read_number, 1, 1, AT(max_recipients), 1, 3000 },
+	{ "max_clients", read_number, 1, 1, AT(max_clients), 1, 1000000 },
+	{ "max_per_client", read_number, 1, 1, AT(max_per_client), 0, 65535 },
+	{ "timeout_smtp", read_time, 1, 1, AT(timeout_smtp), SECOND, DAYS(1) },
+	{ "timeout_pop3", read_time, 1, 1, AT(timeout_pop3), SECOND, DAYS(1) },
+	{ "timeout_connect", read_time, 1, 1, AT(timeout_connect), SECOND,
 	    DAYS(1) },
-	{ "timeout_pop3", read_time, 1, 1, false, AT(timeout_pop3), SECOND,
+	{ "timeout_relay", read_time, 1, 1, AT(timeout_relay), SECOND,
 	    DAYS(1) },
-	{ "timeout_connect", read_time, 1, 1, false, AT(timeout_connect),
-	    SECOND, DAYS(1) },
-	{ "timeout_relay", read_time, 1, 1, false, AT(timeout_relay), SECOND,
-	    DAYS(1) },
-	{ "run_as", read_text, 1, 1, false, AT(run_as), 0, 0 },
-	{ "plain_ok", read_yes_no, 1, 1, false, AT(plain_ok), 0, 0 },
-	{ "time_scale", read_number, 1, 1, false, AT(time_scale), 1, 1000000 },
-	{ "fault", read_fault, 3, 4, true, 0, 0, 0 },
+	{ "run_as", read_text, 1, 1, AT(run_as), 0, 0 },
+	{ "plain_ok", read_yes_no, 1, 1, AT(plain_ok), 0, 0 },
+	{ "time_scale", read_number, 1, 1, AT(time_scale), 1, 1000000 },
+	{ "fault", read_fault, 3, 4, 0, 0, 0 },
 };
 
-enum { WORDS = 67 }; /* the keyword, 64 values, one too many, NULL */
+enum { WORDS = LIST + 3 }; /* keyword, values, one too many, NULL */
 
 /* Cut a line into words; a word that begins with # ends it. */
 static int
@@ -724,6 +710,17 @@ find_directive(const char *name)
 	return NULL;
 }
 
+static void
+read_values(struct reader *rd, const struct directive *dir, char **value)
+{
+	assert(value[0] != NULL); /* no directive needs less than one */
+	if (dir->most < LIST)
+		dir->read(rd, dir, value);
+	else if (value[1] != NULL || strcmp(value[0], "none") != 0)
+		for (; *value != NULL; value++)
+			dir->read(rd, dir, value);
+}
+
 /* One line of the configuration file. */
 static void
 read_directive(struct reader *rd)
@@ -741,7 +738,7 @@ read_directive(struct reader *rd)
 		return;
 	}
 	unsigned *seen = &rd->seen[dir - directives];
-	bool twice = *seen > 0 && !dir->repeats;
+	bool twice = *seen > 0 && dir->offset != 0;
 
 	*seen = rd->at.line;
 	if (twice)
@@ -753,7 +750,7 @@ read_directive(struct reader *rd)
 		WRONG(rd, "%s takes no more than %d value%s", dir->name,
 		    dir->most, dir->most > 1 ? "s" : "");
 	else
-		dir->read(rd, dir, word + 1);
+		read_values(rd, dir, word + 1);
 }
 
 static bool
@@ -807,7 +804,7 @@ read_default(struct reader *rd, const char *name, char *one, char *two)
 	char *value[] = { one, two, NULL };
 
 	if (!was_given(rd, name))
-		dir->read(rd, dir, value);
+		read_values(rd, dir, value);
 }
 
 /* The name servers of /etc/resolv.conf. */
