@@ -42,7 +42,7 @@ struct reader {
 
 /* One row of the table of directives below. */
 struct directive {
-	const char *name;
+	const char *name, *standard; /* the values that it has if not given */
 	void (*read)(struct reader *rd, const struct directive *dir,
 	    char **value);
 	int least, most; /* values on a line; see LIST */
@@ -323,7 +323,6 @@ read_retry(struct reader *rd, const struct directive *dir, char **value)
 {
 	struct conf *conf = rd->conf;
 
-	conf->n_retry = 0;
 	for (; *value != NULL; value++)
 		conf->retry[conf->n_retry++] = take_value(rd, dir, *value,
 		    "smhd");
@@ -649,38 +648,46 @@ read_users(struct reader *rd, const struct directive *dir, char **value)
 
 /* The contract's table.  An error names the line; so does a word too many. */
 static const struct directive directives[] = {
-	{ "hostname", read_domain_name, 1, 1, AT(hostname), 0, 0 },
-	{ "data_dir", read_path, 1, 1, AT(data_dir), 0, 0 },
-	{ "listen_smtp", read_address, 1, LIST, 0, 0, 0 },
-	{ "listen_pop3", read_address, 1, LIST, 0, 0, 0 },
-	{ "listen_dns", read_address, 1, LIST, 0, 0, 0 },
-	{ "resolver", read_address, 1, LIST, 0, 0, 0 },
-	{ "zone", read_zone, 2, 2, 0, 0, 0 },
-	{ "domain", read_domain, 1, LIST, 0, 0, 0 },
-	{ "relay_domain", read_relay_domain, 1, 2, 0, 0, 0 },
-	{ "relay_from", read_relay_from, 1, LIST, 0, 0, 0 },
-	{ "users", read_users, 1, 1, AT(users_given), 0, 0 },
-	{ "alias", read_alias, 2, 2, 0, 0, 0 },
-	{ "catch_all", read_text, 1, 1, AT(catch_all_name), 0, 0 },
-	{ "smtp_port", read_number, 1, 1, AT(smtp_port), 1, 65535 },
-	{ "retry", read_retry, 1, RETRY_STEPS, AT(retry), SECOND, DAYS(365) },
-	{ "warn_after", read_time, 1, 1, AT(warn_after), 0, DAYS(365) },
-	{ "expire", read_time, 1, 1, AT(expire), SECOND, DAYS(365) },
-	{ "max_message", read_size, 1, 1, AT(max_message), 1024,
+	{ "hostname", NULL, read_domain_name, 1, 1, AT(hostname), 0, 0 },
+	{ "data_dir", "mailserv-data", read_path, 1, 1, AT(data_dir), 0, 0 },
+	{ "listen_smtp", "127.0.0.1:2525", read_address, 1, LIST, 0, 0, 0 },
+	{ "listen_pop3", "127.0.0.1:1110", read_address, 1, LIST, 0, 0, 0 },
+	{ "listen_dns", NULL, read_address, 1, LIST, 0, 0, 0 },
+	{ "resolver", NULL, read_address, 1, LIST, 0, 0, 0 },
+	{ "zone", NULL, read_zone, 2, 2, 0, 0, 0 },
+	{ "domain", NULL, read_domain, 1, LIST, 0, 0, 0 },
+	{ "relay_domain", NULL, read_relay_domain, 1, 2, 0, 0, 0 },
+	{ "relay_from", "127.0.0.0/8 ::1/128", read_relay_from, 1, LIST, 0, 0,
+	    0 },
+	{ "users", NULL, read_users, 1, 1, AT(users_given), 0, 0 },
+	{ "alias", NULL, read_alias, 2, 2, 0, 0, 0 },
+	{ "catch_all", NULL, read_text, 1, 1, AT(catch_all_name), 0, 0 },
+	{ "smtp_port", "25", read_number, 1, 1, AT(smtp_port), 1, 65535 },
+	{ "retry", "1m 5m 15m 30m 1h", read_retry, 1, RETRY_STEPS, AT(retry),
+	    SECOND, DAYS(365) },
+	{ "warn_after", "4h", read_time, 1, 1, AT(warn_after), 0, DAYS(365) },
+	{ "expire", "5d", read_time, 1, 1, AT(expire), SECOND, DAYS(365) },
+	/* RFC 5321 4.5.3.1.7 and .8: at least 64K, and 100 */
+	{ "max_message", "50M", read_size, 1, 1, AT(max_message), 1024,
 	    (msec)1 << 40 },
-	{ "max_recipients", read_number, 1, 1, AT(max_recipients), 1, 3000 },
-	{ "max_clients", read_number, 1, 1, AT(max_clients), 1, 1000000 },
-	{ "max_per_client", read_number, 1, 1, AT(max_per_client), 0, 65535 },
-	{ "timeout_smtp", read_time, 1, 1, AT(timeout_smtp), SECOND, DAYS(1) },
-	{ "timeout_pop3", read_time, 1, 1, AT(timeout_pop3), SECOND, DAYS(1) },
-	{ "timeout_connect", read_time, 1, 1, AT(timeout_connect), SECOND,
+	{ "max_recipients", "1000", read_number, 1, 1, AT(max_recipients), 1,
+	    3000 },
+	{ "max_clients", "10000", read_number, 1, 1, AT(max_clients), 1,
+	    1000000 },
+	{ "max_per_client", "100", read_number, 1, 1, AT(max_per_client), 0,
+	    65535 },
+	{ "timeout_smtp", "5m", read_time, 1, 1, AT(timeout_smtp), SECOND,
 	    DAYS(1) },
-	{ "timeout_relay", read_time, 1, 1, AT(timeout_relay), SECOND,
+	{ "timeout_pop3", "10m", read_time, 1, 1, AT(timeout_pop3), SECOND,
 	    DAYS(1) },
-	{ "run_as", read_text, 1, 1, AT(run_as), 0, 0 },
-	{ "plain_ok", read_yes_no, 1, 1, AT(plain_ok), 0, 0 },
-	{ "time_scale", read_number, 1, 1, AT(time_scale), 1, 1000000 },
-	{ "fault", read_fault, 3, 4, 0, 0, 0 },
+	{ "timeout_connect", "30s", read_time, 1, 1, AT(timeout_connect),
+	    SECOND, DAYS(1) },
+	{ "timeout_relay", "5m", read_time, 1, 1, AT(timeout_relay), SECOND,
+	    DAYS(1) },
+	{ "run_as", NULL, read_text, 1, 1, AT(run_as), 0, 0 },
+	{ "plain_ok", "no", read_yes_no, 1, 1, AT(plain_ok), 0, 0 },
+	{ "time_scale", "1", read_number, 1, 1, AT(time_scale), 1, 1000000 },
+	{ "fault", NULL, read_fault, 3, 4, 0, 0, 0 },
 };
 
 enum { WORDS = LIST + 3 }; /* keyword, values, one too many, NULL */
@@ -768,43 +775,20 @@ blame(struct reader *rd, const char *name)
 
 /* ---- defaults, and what must fit together -------------------------------- */
 
-/* Every directive's default that does not depend on another's; NULL: no
- * memory. */
-static struct conf *
-conf_new(void)
-{
-	static const msec retry[] = { MINUTE, 5 * MINUTE, 15 * MINUTE,
-		30 * MINUTE, 60 * MINUTE };
-	struct conf *conf = malloc(sizeof(*conf));
-
-	if (conf == NULL)
-		return NULL;
-	*conf = (struct conf){ .smtp_port = 25,
-		.n_retry = NELEM(retry),
-		.warn_after = 4 * 60 * MINUTE,
-		.expire = DAYS(5),
-		.max_message = 50u << 20, /* RFC 5321 4.5.3.1.7: >= 64K */
-		.max_recipients = 1000,   /* RFC 5321 4.5.3.1.8: >= 100 */
-		.max_clients = 10000,
-		.max_per_client = 100,
-		.timeout_smtp = 5 * MINUTE,
-		.timeout_pop3 = 10 * MINUTE,
-		.timeout_connect = 30 * SECOND,
-		.timeout_relay = 5 * MINUTE,
-		.time_scale = 1 };
-	memcpy(conf->retry, retry, sizeof(retry));
-	return conf;
-}
-
-/* What a directive would say, if nobody has given it; two may be NULL. */
+/* Directives that are not given are read from the table. */
 static void
-read_default(struct reader *rd, const char *name, char *one, char *two)
+read_standards(struct reader *rd)
 {
-	const struct directive *dir = find_directive(name);
-	char *value[] = { one, two, NULL };
+	for (size_t i = 0; i < NELEM(directives); i++) {
+		const struct directive *dir = &directives[i];
+		char line[64], *word[WORDS];
 
-	if (!was_given(rd, name))
-		read_values(rd, dir, value);
+		if (rd->seen[i] > 0 || dir->standard == NULL)
+			continue;
+		snprintf(line, sizeof(line), "%s", dir->standard);
+		split_words(line, word);
+		read_values(rd, dir, word);
+	}
 }
 
 /* The name servers of /etc/resolv.conf. */
@@ -829,24 +813,19 @@ default_resolvers(struct reader *rd)
 			add_address(&inner, &to, &address);
 }
 
-/* hostname, data_dir, addresses, networks: what else stands in for them. */
+/* What stands in for directives that are not given. */
 static void
 conf_defaults(struct reader *rd)
 {
-	char data[] = "mailserv-data", smtp[] = "127.0.0.1:2525";
-	char pop3[] = "127.0.0.1:1110", v4[] = "127.0.0.0/8", v6[] = "::1/128";
-	char name[HOST_MAX] = "localhost";
 	struct conf *conf = rd->conf;
+	char name[HOST_MAX] = "localhost";
 
+	read_standards(rd);
 	if (conf->hostname == NULL) {
 		if (conf->file != NULL && gethostname(name, sizeof(name)) < 0)
 			snprintf(name, sizeof(name), "localhost");
 		conf->hostname = copy_text(rd, name);
 	}
-	read_default(rd, "data_dir", data, NULL);
-	read_default(rd, "listen_smtp", smtp, NULL);
-	read_default(rd, "listen_pop3", pop3, NULL);
-	read_default(rd, "relay_from", v4, v6);
 	if (!was_given(rd, "resolver"))
 		default_resolvers(rd);
 }
@@ -984,7 +963,7 @@ check_listeners(struct reader *rd)
 	const char *low = find_listener(conf, true);
 
 	blame(rd, conf->n_faults > 0 ? "fault" : "time_scale");
-	if ((conf->n_faults > 0 || conf->time_scale != 1) &&
+	if ((conf->n_faults > 0 || conf->time_scale > 1) &&
 	    find_listener(conf, false) != NULL)
 		WRONG(rd,
 		    "fault and time_scale are for laboratories: every"
@@ -1006,7 +985,7 @@ conf_load(const char *file, struct diag *diag)
 {
 	static void (*const steps[])(struct reader *) = { conf_defaults,
 		check_domains, check_aliases, check_plain, check_listeners };
-	struct reader rd = { .conf = conf_new(),
+	struct reader rd = { .conf = calloc(1, sizeof(struct conf)),
 		.diag = diag,
 		.at = { file != NULL ? file : "built-in", 0 } };
 
