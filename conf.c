@@ -601,30 +601,25 @@ add_user(struct reader *rd, const char *name, const char *secret)
 static void
 read_user(struct reader *rd, char *line)
 {
-	char *colon = strchr(line, ':');
-	char *secret = colon != NULL ? colon + 1 : line + strlen(line);
+	char *secret = line;
+	const char *name = strsep(&secret, ":"); /* secret NULL: no colon */
+	bool plain = secret != NULL && strncmp(secret, "{PLAIN}", 7) == 0;
+	bool crypt = secret != NULL && strncmp(secret, "{CRYPT}", 7) == 0;
 
-	if (colon != NULL)
-		*colon = '\0';
-	bool plain = strncmp(secret, "{PLAIN}", 7) == 0;
-
-	if (!is_user_name(line) ||
-	    (!plain && strncmp(secret, "{CRYPT}", 7) != 0)) {
+	if (!is_user_name(name) || (!plain && !crypt)) {
 		/* Any part of it may be a password: none is told. */
 		WRONG(rd,
 		    "no user: NAME:{CRYPT}hash (see mailserv -H) or"
 		    " NAME:{PLAIN}password would be");
-		return;
+	} else if (user_find(rd->conf, name) != NULL) {
+		WRONG(rd, "user %s is there twice", name);
+	} else {
+		add_user(rd, name, secret);
+		/* "!" or "*" says on purpose that no password fits. */
+		if (crypt && strspn(secret + 7, "!*$") == 0)
+			complain_mildly(rd->diag, rd->at,
+			    "user %s: no hash such as mailserv -H makes", name);
 	}
-	if (user_find(rd->conf, line) != NULL) {
-		WRONG(rd, "user %s is there twice", line);
-		return;
-	}
-	add_user(rd, line, secret);
-	/* "!" or "*" in its place says on purpose that no password fits. */
-	if (!plain && strspn(secret + 7, "!*$") == 0)
-		complain_mildly(rd->diag, rd->at,
-		    "user %s: no hash such as mailserv -H makes", line);
 }
 
 static void
