@@ -203,7 +203,6 @@ read_text(struct reader *rd, const struct directive *dir, char **value)
 {
 	char **text = field(rd, dir);
 
-	free(*text);
 	*text = copy_text(rd, value[0]);
 }
 
@@ -212,7 +211,6 @@ read_path(struct reader *rd, const struct directive *dir, char **value)
 {
 	char **path = field(rd, dir);
 
-	free(*path);
 	*path = copy_path(rd, value[0]);
 }
 
@@ -483,12 +481,10 @@ read_zone(struct reader *rd, const struct directive *dir, char **value)
 static void
 read_alias(struct reader *rd, const struct directive *dir, char **value)
 {
-	struct conf *conf = rd->conf;
+	struct alias *added = append(rd, &rd->conf->aliases,
+	    &rd->conf->n_aliases, sizeof(*added));
 
 	(void)dir;
-	struct alias *added = append(rd, &conf->aliases, &conf->n_aliases,
-	    sizeof(*added));
-
 	if (added == NULL)
 		return;
 	added->line = rd->at.line;
@@ -536,27 +532,23 @@ is_fault_verb(enum kind kind, const char *verb)
 static void
 read_fault(struct reader *rd, const struct directive *dir, char **value)
 {
-	struct conf *conf = rd->conf;
-	struct fault fault = { .kind = KIND_SMTP };
+	struct fault *fault = append(rd, &rd->conf->faults, &rd->conf->n_faults,
+	    sizeof(*fault));
 	msec percent = 100;
 
-	if (strcmp(value[0], "pop3") == 0)
-		fault.kind = KIND_POP3;
-	if (fault.kind == KIND_SMTP && strcmp(value[0], "smtp") != 0)
+	if (fault == NULL)
+		return;
+	fault->kind = strcmp(value[0], "pop3") == 0 ? KIND_POP3 : KIND_SMTP;
+	if (fault->kind == KIND_SMTP && strcmp(value[0], "smtp") != 0)
 		WRONG(rd, "%s: smtp or pop3, not %s", dir->name, value[0]);
-	else if (!is_fault_verb(fault.kind, value[1]))
+	else if (!is_fault_verb(fault->kind, value[1]))
 		WRONG(rd, "%s: no such verb: %s", dir->name, value[1]);
-	snprintf(fault.verb, sizeof(fault.verb), "%s", value[1]);
-	if (!parse_action(value[2], &fault))
+	snprintf(fault->verb, sizeof(fault->verb), "%s", value[1]);
+	if (!parse_action(value[2], fault))
 		WRONG(rd, "%s: no action: %s", dir->name, value[2]);
 	if (value[3] != NULL && !parse_number(value[3], 0, 100, &percent))
 		WRONG(rd, "%s: no percentage: %s", dir->name, value[3]);
-	fault.percent = (unsigned)percent;
-	struct fault *added = append(rd, &conf->faults, &conf->n_faults,
-	    sizeof(*added));
-
-	if (added != NULL)
-		*added = fault;
+	fault->percent = (unsigned)percent;
 }
 
 /* ---- users --------------------------------------------------------------- */
