@@ -447,19 +447,6 @@ read_relay_domain(struct reader *rd, const struct directive *dir, char **value)
 		read_local_parts(rd, added, value[1]);
 }
 
-/* The last zone must be the only one with its origin. */
-static void
-check_origin(struct reader *rd, const struct directive *dir, const char *name)
-{
-	struct zone *const *zones = rd->conf->zones;
-	size_t last = rd->conf->n_zones - 1;
-
-	for (size_t i = 0; i < last; i++)
-		if (strcasecmp((const char *)zones[i]->origin.octets,
-			(const char *)zones[last]->origin.octets) == 0)
-			WRONG(rd, "%s %s is there twice", dir->name, name);
-}
-
 static void
 read_zone(struct reader *rd, const struct directive *dir, char **value)
 {
@@ -468,14 +455,16 @@ read_zone(struct reader *rd, const struct directive *dir, char **value)
 	struct zone **added = append(rd, &conf->zones, &conf->n_zones,
 	    sizeof(*added));
 
-	if (added != NULL && path != NULL) {
+	if (added != NULL && path != NULL)
 		*added = master_load(value[0], path, rd->diag);
-		if (*added == NULL)
-			no_memory(rd);
-		else
-			check_origin(rd, dir, value[0]);
-	}
 	free(path);
+	if (added == NULL || *added == NULL) {
+		no_memory(rd);
+		return;
+	}
+	for (size_t i = 0; i < conf->n_zones - 1; i++)
+		if (dns_same_name(&conf->zones[i]->origin, &(*added)->origin))
+			WRONG(rd, "%s %s is there twice", dir->name, value[0]);
 }
 
 static void
