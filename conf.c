@@ -266,16 +266,6 @@ list_of(struct conf *conf, const char *directive)
 static const char *const listeners[] = { "listen_smtp", "listen_pop3",
 	"listen_dns" };
 
-static void
-add_address(struct reader *rd, const struct address_list *to,
-    const union address *address)
-{
-	union address *added = append(rd, to->list, to->n, sizeof(*added));
-
-	if (added != NULL)
-		*added = *address;
-}
-
 /* Do we listen there already? */
 static bool
 is_taken(struct conf *conf, const union address *address)
@@ -294,7 +284,7 @@ static void
 read_address(struct reader *rd, const struct directive *dir, char **value)
 {
 	struct address_list to = list_of(rd->conf, dir->name);
-	union address address;
+	union address address, *added = NULL;
 
 	if (!address_parse(value[0], to.port, &address))
 		WRONG(rd,
@@ -304,7 +294,9 @@ read_address(struct reader *rd, const struct directive *dir, char **value)
 	else if (to.port == 0 && is_taken(rd->conf, &address))
 		WRONG(rd, "%s: %s is there twice", dir->name, value[0]);
 	else
-		add_address(rd, &to, &address);
+		added = append(rd, to.list, to.n, sizeof(address));
+	if (added != NULL)
+		*added = address;
 }
 
 static void
@@ -776,7 +768,7 @@ default_resolvers(struct reader *rd)
 		.diag = rd->diag,
 		.at = { path, 0 },
 		.f = fopen(path, "re") };
-	struct address_list to = list_of(rd->conf, "resolver");
+	const struct directive *dir = find_directive("resolver");
 	union address address;
 	char *word[WORDS];
 
@@ -786,7 +778,7 @@ default_resolvers(struct reader *rd)
 		if (split_words(inner.line, word) >= 2 &&
 		    strcmp(word[0], "nameserver") == 0 &&
 		    address_parse(word[1], 53, &address))
-			add_address(&inner, &to, &address);
+			read_address(&inner, dir, word + 1);
 }
 
 /* What stands in for directives that are not given. */
