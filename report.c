@@ -82,8 +82,8 @@ put_explanation(struct msg *m, const struct job *j)
 			 "not be tried again");
 }
 
-/* The enhanced status code (RFC 3463 2) in a reply, or, where it has none or
- * one of another class than that of the report, the class alone. */
+/* The enhanced status code (RFC 3463 2) in a reply, or, where it has none, the
+ * report's class alone.  A 4.y.z stays also in a failure: expiry is one. */
 static void
 status_of(const char *reply, bool warning, char status[12])
 {
