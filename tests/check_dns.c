@@ -1494,7 +1494,8 @@ START_TEST(tcp_record_without_its_data)
 	send(fd, prefix, 2, 0);
 	turns(2);
 	ck_assert_int_eq(send(fd, msg, msg_len, 0), (int)msg_len);
-	turns(3);
+	for (int i = 0; i < TURNS && l->why[0] == '\0'; i++)
+		turns(1);
 	ck_assert_int_eq(l->state, LOOKUP_PENDING);
 	ck_assert_str_eq(l->why, "the name server replies nonsense");
 	expect_query(1);
