@@ -180,6 +180,7 @@ struct envelope {
 	char *sender;
 	time_t arrived;
 	size_t size, head;
+	size_t octets; /* of the content on disk; 0: not told */
 	bool eightbit;
 	bool warned; /* the sender knows that it is late */
 	struct rcpt *rcpts;
@@ -204,7 +205,7 @@ struct queued {
 	char *sender;
 	time_t arrived;
 	msec born; /* srv.now of its arrival: no clock step changes it */
-	size_t size, head;
+	size_t size, head, octets;
 	bool eightbit;
 	bool warned;             /* the sender knows that it is late */
 	size_t jobs;             /* that still wait or are under way */
@@ -268,6 +269,7 @@ struct relay_news {
 	char reason[REASON_MAX]; /* and in words */
 	char host[HOST_MAX];     /* where it is, or was last; "" nowhere */
 	unsigned delivered;      /* jobs that it answered RELAY_SENT for */
+	bool unreadable;         /* not the host has failed: the content has */
 };
 
 /* ---- POP3 ---------------------------------------------------------------- */
@@ -429,8 +431,9 @@ bool queue_etrn(const char *domain);
 /* ---- report.c: what a report says ---------------------------------------- */
 
 /* Write a report into an open message: on the failed recipients of a job, or,
- * when it is a warning, on those that still wait. */
-void report_write(struct msg *m, const struct job *j);
+ * when it is a warning, on those that still wait.  Patient: where the original
+ * cannot be read now, the message gets the error, to be written later. */
+void report_write(struct msg *m, const struct job *j, bool patient);
 
 /* ---- spool.c: messages on disk ------------------------------------------- */
 

@@ -26,6 +26,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include "mailserv.h"
 
@@ -357,6 +358,7 @@ queued_from(const struct envelope *e)
 		.born = srv.now,
 		.size = e->size,
 		.head = e->head,
+		.octets = e->octets,
 		.eightbit = e->eightbit,
 		.warned = e->warned };
 	snprintf(q->id, sizeof(q->id), "%s", e->id);
@@ -380,6 +382,7 @@ queued_from_msg(const struct msg *m)
 		.arrived = m->arrived,
 		.size = m->size + m->lines, /* with CRLF (RFC 1870 6) */
 		.head = m->head,
+		.octets = m->size,
 		.eightbit = m->eightbit,
 		.n = m->remotes.n };
 
@@ -435,7 +438,8 @@ load_one(const char *id)
 	if (!spool_read(srv.spool.dir, id, &e)) {
 		if (errno == ENOMEM)
 			return false; /* it may be good: nobody knows */
-		log_event(PART_QUEUE, id, "left alone: no good envelope");
+		log_event(PART_QUEUE, id, "left alone until SIGUSR1: %s",
+		    errno != 0 ? strerror(errno) : "no good envelope");
 		return errno != ENOMEM;
 	}
 	struct queued *q = queued_from(&e);
@@ -486,6 +490,7 @@ to_operator(struct job *j)
 		.arrived = j->q->arrived,
 		.size = j->q->size,
 		.head = j->q->head,
+		.octets = j->q->octets,
 		.eightbit = j->q->eightbit };
 
 	snprintf(e.id, sizeof(e.id), "%s", j->q->id);
@@ -548,7 +553,7 @@ report_submit(struct job *j, bool warning)
 	m->warning = warning;
 	m->report_of = warning ? NULL : j;
 	spool_open(m);
-	report_write(m, j);
+	report_write(m, j, !warning && !is_expired(j->q));
 	log_event(PART_QUEUE, j->q->id, "%s=%s to=<%s>",
 	    warning ? "warning" : "report", m->id, sender);
 	spool_submit(m);
@@ -845,6 +850,41 @@ attempt_end(struct attempt *a)
 	a->dest->crowded = false;
 }
 
+/* The content of a job, whole; -1: errno. */
+static int
+open_content(const struct job *j)
+{
+	struct stat st;
+	int fd = spool_content(j->q->id);
+
+	if (fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) &&
+	    (j->q->octets == 0 || (size_t)st.st_size == j->q->octets))
+		return fd;
+	if (fd >= 0) {
+		close(fd);
+		errno = EBADMSG;
+	}
+	return -1;
+}
+
+/* The content cannot be read.  That is no fault of the host, and must not stop
+ * others: this message waits for a time of its own. */
+static void
+job_unreadable(struct job *j, const char *why)
+{
+	char text[REASON_MAX];
+
+	snprintf(text, sizeof(text), "4.3.0 content: %s", why);
+	log_event(PART_QUEUE, j->q->id, "deferred: %s", text);
+	for (size_t i = 0; i < j->n; i++)
+		if (j->rcpts[i].state == RCPT_WAITING) {
+			j->rcpts[i].state = RCPT_DELAYED;
+			set_text(&j->rcpts[i].reply, text);
+		}
+	note_delays(j);
+	job_settle(j);
+}
+
 /* The host waits: give it the next message, or let it go. */
 static void
 attempt_send(struct attempt *a)
@@ -854,10 +894,13 @@ attempt_send(struct attempt *a)
 	if (!a->dest->crowded)
 		a->dest->useful = DEST_RELAYS;
 	while (!srv.queue.stopping && (j = job_take(a->dest)) != NULL) {
-		a->fd = spool_content(j->q->id);
-		if (a->fd >= 0 || errno != ENOENT)
+		a->fd = open_content(j);
+		if (a->fd >= 0 || errno == EMFILE || errno == ENFILE)
 			break;
-		job_give_up(j, "the operator has deleted it");
+		if (errno == ENOENT)
+			job_give_up(j, "the operator has deleted it");
+		else
+			job_unreadable(j, strerror(errno));
 	}
 	if (j != NULL && a->fd < 0) {
 		dest_failed(a->dest, strerror(errno));
@@ -899,9 +942,13 @@ attempt_lost(struct attempt *a)
 	for (size_t i = 0; j != NULL && i < j->n; i++)
 		if (j->rcpts[i].state != RCPT_DONE)
 			j->rcpts[i].state = RCPT_WAITING;
-	if (j != NULL)
+	if (j != NULL && news->unreadable)
+		job_unreadable(j, news->reason);
+	else if (j != NULL)
 		job_enqueue(j, true);
-	if (d->attempts > 1) {
+	if (news->unreadable) {
+		/* the host is as it was */
+	} else if (d->attempts > 1) {
 		d->useful = d->attempts - 1;
 		d->crowded = true;
 	} else if (news->delivered == 0 && d->resume != 0)
@@ -1121,6 +1168,7 @@ queue_flush(void)
 	struct dest *next;
 
 	log_event(PART_QUEUE, "-", "trying everything now");
+	queue_load(false); /* also what the disk would not show at the start */
 	for (size_t i = 0; i < DESTS; i++)
 		for (struct dest *d = srv.queue.dests[i]; d != NULL; d = next) {
 			next = d->next_hash;

@@ -503,8 +503,10 @@ relay_pour(struct relay *r)
 
 		buf_put(&c->out, wire, len);
 	}
-	if (n < 0)
+	if (n < 0) {
+		r->news.unreadable = true;
 		relay_failed(r, "was left: content: ", strerror(errno));
+	}
 	if (n != 0)
 		return;
 	snprintf(chunk, sizeof(chunk), "(%lld octets of content)",
@@ -841,6 +843,7 @@ void
 relay_send(struct relay *r, struct job *j, int fd)
 {
 	assert(r->stage == AT_READY && r->job == NULL);
+	r->news.unreadable = false;
 	r->job = j;
 	r->fd = fd;
 	relay_begin(r);

@@ -125,7 +125,7 @@ put_status(struct msg *m, const struct job *j, const struct rcpt *r)
 
 /* The original's header, without our own Return-Path: line. */
 static void
-put_original(struct msg *m, const struct queued *q)
+put_original(struct msg *m, const struct queued *q, bool patient)
 {
 	int fd = spool_content(q->id);
 	char *text = malloc(HEADER_MAX + 1);
@@ -133,8 +133,8 @@ put_original(struct msg *m, const struct queued *q)
 	    pread(fd, text, HEADER_MAX, (off_t)q->head) :
 	    -1;
 
-	/* What cannot be read now may be later: the report waits for it. */
-	if (len < 0 && errno != ENOENT)
+	/* What cannot be read now may be later. */
+	if (len < 0 && patient)
 		m->error = errno;
 	put(m, "--%s\nContent-Type: text/rfc822-headers\n\n", m->id);
 	if (len > 0) {
@@ -156,7 +156,7 @@ put_original(struct msg *m, const struct queued *q)
 /* Three parts (RFC 3464 2): for a person; for a program, who is told first who
  * reports (RFC 3464 2.2.2); and the original's header. */
 void
-report_write(struct msg *m, const struct job *j)
+report_write(struct msg *m, const struct job *j, bool patient)
 {
 	const char *host = srv.conf->hostname;
 
@@ -181,5 +181,5 @@ report_write(struct msg *m, const struct job *j)
 	for (size_t i = 0; i < j->n; i++)
 		if (tells_of(m, &j->rcpts[i]))
 			put_status(m, j, &j->rcpts[i]);
-	put_original(m, j->q);
+	put_original(m, j->q, patient);
 }

@@ -330,6 +330,8 @@ put_envelope(FILE *f, const struct envelope *e, const struct names *to)
 {
 	fprintf(f, "arrived %lld\nsize %zu\nhead %zu\n", (long long)e->arrived,
 	    e->size, e->head);
+	if (e->octets > 0)
+		fprintf(f, "octets %zu\n", e->octets);
 	if (e->eightbit)
 		fputs("eightbit\n", f);
 	fprintf(f, "from %s\n", e->sender);
@@ -359,6 +361,7 @@ write_envelope(struct msg *m)
 		.arrived = m->arrived,
 		.size = m->size + m->lines, /* with CRLF (RFC 1870 6) */
 		.head = m->head,
+		.octets = m->size,
 		.eightbit = m->eightbit };
 
 	m->env = spool_create(srv.spool.tmp, file_name(name, m->id, ".env"),
@@ -475,11 +478,26 @@ read_line(struct envelope *e, char *line)
 		e->size = strtoul(value, NULL, 10);
 	else if ((value = value_of(line, "head")) != NULL)
 		e->head = strtoul(value, NULL, 10);
+	else if ((value = value_of(line, "octets")) != NULL)
+		e->octets = strtoul(value, NULL, 10);
 	else if (strcmp(line, "eightbit") == 0)
 		e->eightbit = true;
 	else if (strcmp(line, "warned") == 0)
 		e->warned = true;
+	for (size_t i = 0; strcmp(line, "over") == 0 && i < e->n; i++)
+		e->rcpts[i].state = RCPT_DONE;
 	return true;
+}
+
+/* NULs in it, too, would be others'. */
+static bool
+is_printable(const char *line, size_t len)
+{
+	size_t good = 0;
+
+	while (good < len && (unsigned char)line[good] >= ' ')
+		good++;
+	return good == len;
 }
 
 bool
@@ -489,21 +507,23 @@ spool_read(int dir, const char *id, struct envelope *e)
 	size_t cap = 0;
 	ssize_t len;
 	int fd = openat(dir, file_name(name, id, ".env"),
-	    O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	    O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
 	FILE *f = fd >= 0 ? fdopen(fd, "r") : NULL;
 	bool ok = f != NULL;
 
 	*e = (struct envelope){ 0 };
 	snprintf(e->id, sizeof(e->id), "%s", id);
 	/* Line by line: tries make it grow for days, to no size known before.
-	 * A last line without its end is one that a crash cut off. */
+	 * A last line without its end is one that a crash cut off.  We write
+	 * no control characters, and must not send a host those of others. */
 	while (ok && (len = getline(&line, &cap, f)) > 0 &&
 	    line[len - 1] == '\n') {
 		line[len - 1] = '\0';
-		ok = read_line(e, line);
+		ok = is_printable(line, (size_t)len - 1) && read_line(e, line);
 	}
 	free(line);
-	ok = ok && feof(f) && e->sender != NULL && e->n > 0;
+	ok = ok && feof(f) && e->sender != NULL && e->n > 0 &&
+	    e->head <= e->size;
 	if (f != NULL)
 		fclose(f);
 	else if (fd >= 0)
@@ -533,8 +553,12 @@ spool_content(const char *id)
 	/* -d may have taken the envelope away: then there is no message. */
 	if (faccessat(srv.spool.dir, file_name(name, id, ".env"), F_OK, 0) < 0)
 		return -1;
-	return openat(srv.spool.dir, file_name(name, id, ".msg"),
-	    O_RDONLY | O_CLOEXEC);
+	int fd = openat(srv.spool.dir, file_name(name, id, ".msg"),
+	    O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+
+	if (fd < 0 && errno == ENOENT) /* nobody deletes that first */
+		errno = ENODATA;
+	return fd;
 }
 
 void
@@ -543,8 +567,17 @@ spool_remove(const char *id)
 	char name[ID_LEN + 5];
 
 	/* The envelope first: without it the content is an orphan that
-	 * recovery removes, and never a message. */
-	unlinkat(srv.spool.dir, file_name(name, id, ".env"), 0);
+	 * recovery removes, and never a message.  Where it cannot go, it says
+	 * that it is over, so that nobody gets the message once more. */
+	if (unlinkat(srv.spool.dir, file_name(name, id, ".env"), 0) < 0 &&
+	    errno != ENOENT) {
+		log_event(PART_QUEUE, id,
+		    "not removed before the next start:"
+		    " %s",
+		    strerror(errno));
+		spool_append(id, "over");
+		return;
+	}
 	unlinkat(srv.spool.dir, file_name(name, id, ".msg"), 0);
 }
 
@@ -926,13 +959,21 @@ half_of(const char *name)
 	return strcmp(name + ID_LEN, ".msg") == 0 ? 'm' : 0;
 }
 
-/* One name less in a pair: what a crash left of M3 or M5. */
+/* One name less in a pair: what a crash left of M3 or M5; or the operator is
+ * about to move the other one back from failed/. */
 static void
 remove_half(const char *name)
 {
-	log_event(PART_QUEUE, "-", "removed %s: its other half is not there",
-	    name);
-	unlinkat(srv.spool.dir, name, 0);
+	char other[ID_LEN + 5];
+	bool kept = faccessat(srv.spool.failed,
+			file_name(other, name,
+			    half_of(name) == 'e' ? ".msg" : ".env"),
+			F_OK, 0) == 0;
+
+	log_event(PART_QUEUE, "-", "%s %s: its other half is not there",
+	    kept ? "left alone" : "removed", name);
+	if (!kept)
+		unlinkat(srv.spool.dir, name, 0);
 }
 
 /* The names of all halves in a folder, sorted: ID.env right before ID.msg. */

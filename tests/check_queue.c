@@ -1032,6 +1032,62 @@ nothing_left(void)
 	ck_assert_uint_eq(n_relays, 0);
 }
 
+/* Content that cannot be read, or is not what was received, is no fault of
+ * the host: others go out; it waits for its own time, and then its sender
+ * hears of it, with the header where there is one. */
+START_TEST(unreadable_stops_nobody)
+{
+	char name[128];
+
+	snprintf(name, sizeof(name), "mailserv-data/queue/%s.msg",
+	    receive("alice@mail.test", "a@far.test"));
+	receive("bob@sender.test", "b@far.test");
+	if (_i == 0)
+		ck_assert_int_eq(truncate(name, 50), 0);
+	if (_i > 0)
+		ck_assert_int_eq(unlink(name), 0);
+	if (_i == 2)
+		ck_assert_int_eq(mkdir(name, 0700), 0);
+	turn();
+	struct job *j = ready(only());
+
+	ck_assert_str_eq(j->rcpts[0].address, "b@far.test");
+	say(j, RCPT_DONE, "250 ok");
+	sent(only());
+	nothing_left();
+	ck_assert_uint_eq(srv.queue.n_messages, 1);
+	ck_assert_int_eq(queue_due(), srv.now + MINUTE);
+	srv.now = srv.frozen += 5 * DAY * MINUTE;
+	turn();
+	nothing_left();
+	ck_assert_uint_eq(srv.queue.n_messages, 0);
+	ck_assert_ptr_nonnull(strstr(report(), "4.3.0 content: "));
+	ck_assert_int_eq(strstr(report(), "\nSubject: hello\n") != NULL,
+	    _i == 0);
+	rmdir(name);
+}
+END_TEST
+
+/* The same when the disk fails only in the middle of it. */
+START_TEST(unreadable_on_the_way)
+{
+	receive("alice@mail.test", "a@far.test");
+	receive("bob@sender.test", "b@far.test");
+	turn();
+	ck_assert_str_eq(ready(only())->rcpts[0].address, "a@far.test");
+	only()->news.unreadable = true;
+	lose(only());
+	turn();
+	only()->news.unreadable = false;
+	ck_assert_str_eq(ready(only())->rcpts[0].address, "b@far.test");
+	say(only()->job, RCPT_DONE, "250 ok");
+	sent(only());
+	nothing_left();
+	ck_assert_uint_eq(srv.queue.n_messages, 1);
+	ck_assert_int_eq(queue_due(), srv.now + MINUTE);
+}
+END_TEST
+
 /* Each recipient's own wait is kept, whatever the order in which they began:
  * a second one of five minutes is no obstacle to a first one of one. */
 START_TEST(own_waits_in_order)
@@ -1344,6 +1400,8 @@ main(void)
 	tcase_add_test(tc, etrn_while_it_is_tried);
 	tcase_add_test(tc, slow_host_delays_nobody);
 	tcase_add_test(tc, deleted_while_it_waits);
+	tcase_add_loop_test(tc, unreadable_stops_nobody, 0, 3);
+	tcase_add_test(tc, unreadable_on_the_way);
 	tcase_add_test(tc, deleted_is_not_reported);
 	tcase_add_test(tc, lost_after_success);
 	tcase_add_test(tc, attempts_have_a_limit);

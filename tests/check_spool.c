@@ -86,10 +86,16 @@ linkat(int from, const char *old, int to, const char *new, int flags)
 	return (int)syscall(SYS_linkat, from, old, to, new, flags);
 }
 
+static int unlink_fails; /* with this error, or 0 */
+
 int
 unlinkat(int at, const char *name, int flags)
 {
 	write_down(removed, letter_of(name));
+	if (unlink_fails != 0) {
+		errno = unlink_fails;
+		return -1;
+	}
 	return (int)syscall(SYS_unlinkat, at, name, flags);
 }
 
@@ -619,7 +625,7 @@ START_TEST(envelope_text)
 	ck_assert(spool_rcpt(conf, m, "\"q p\"@far.test"));
 	ck_assert_int_eq(commit(m), MSG_COMMITTED);
 	ck_assert_str_eq(spool_file("queue", m->id, "env"),
-	    "arrived 1795508645\nsize 34\nhead 26\neightbit\n"
+	    "arrived 1795508645\nsize 34\nhead 26\noctets 32\neightbit\n"
 	    "from a@far.test\nto \"q p\"@far.test\nto x@far.test\n");
 	spool_drop(m);
 	m = spool_begin("");
@@ -627,7 +633,7 @@ START_TEST(envelope_text)
 	spool_open(m);
 	ck_assert_int_eq(commit(m), MSG_COMMITTED);
 	ck_assert_str_eq(spool_file("queue", m->id, "env"),
-	    "arrived 1795508645\nsize 17\nhead 16\nfrom \nto x@far.test\n");
+	    "arrived 1795508645\nsize 17\nhead 16\noctets 16\nfrom \nto x@far.test\n");
 	spool_drop(m);
 }
 END_TEST
@@ -986,6 +992,51 @@ START_TEST(envelope_read)
 }
 END_TEST
 
+/* What nobody can have written, or should be sent to a host. */
+START_TEST(envelope_bad)
+{
+	static const char *const bad[] = { "size 2\nhead 3\nfrom a\nto x@y\n",
+		"size 4\nhead 3\nfrom a\nto x@y>\rRCPT TO:<evil@y\n",
+		"size 4\nhead 3\nfrom a\x1b[2J\nto x@y\n", "from a\n", "to x@y\n" };
+	struct envelope e;
+
+	for (size_t i = 0; i < NELEM(bad); i++)
+		ck_assert_msg(!read_envelope(bad[i], &e), "%s", bad[i]);
+}
+END_TEST
+
+/* A message that is over, though its envelope could not go, is no message at
+ * the next start; and its content stays until then. */
+START_TEST(over_but_not_removed)
+{
+	struct msg *m = message("x@far.test y@far.test", "x\n");
+	char id[ID_LEN + 1], path[128], there[128];
+	struct envelope e;
+
+	ck_assert_int_eq(commit(m), MSG_COMMITTED);
+	memcpy(id, m->id, sizeof(id));
+	spool_drop(m);
+	unlink_fails = EIO;
+	spool_remove(id);
+	unlink_fails = 0;
+	ck_assert(spool_read(srv.spool.dir, id, &e));
+	ck_assert_uint_eq(e.n, 2);
+	for (size_t i = 0; i < e.n; i++)
+		ck_assert_int_eq(e.rcpts[i].state, RCPT_DONE);
+	ck_assert_uint_eq(e.octets, 28);
+	spool_forget(&e);
+	/* Content that has gone is not what -d does. */
+	snprintf(path, sizeof(path), "mailserv-data/queue/%s.msg", id);
+	snprintf(there, sizeof(there), "mailserv-data/queue/%s.env", id);
+	ck_assert_int_eq(unlink(test_path(path)), 0);
+	ck_assert_int_eq(spool_content(id), -1);
+	ck_assert_int_eq(errno, ENODATA);
+	ck_assert_int_eq(unlink(test_path(there)), 0);
+	ck_assert_int_eq(spool_content(id), -1);
+	ck_assert_int_eq(errno, ENOENT);
+}
+END_TEST
+
 /* What a crash or a stranger leaves: never a recipient done who is not. */
 static const struct {
 	const char *tail;
@@ -1007,7 +1058,7 @@ static const struct {
 
 START_TEST(envelope_torn)
 {
-	char text[2048] = "arrived 1\nsize 2\nhead 3\nfrom a\n", done[64] = "";
+	char text[2048] = "arrived 1\nsize 4\nhead 3\nfrom a\n", done[64] = "";
 	struct envelope e;
 
 	for (int i = 1; i <= 12; i++)
@@ -1532,6 +1583,7 @@ START_TEST(scan_and_repair)
 		".hosts", ".hosts.new", "000000000000000g.msg",
 		"00000000000000001.msg", "000000000000000A.msg",
 		"000000000000001.env", "0000000000000010.env.bak",
+		"000000000000002b.env", /* being moved back from failed/ */
 		"tmp/000000000000001a.msg", "tmp/000000000000001a.env",
 		"tmp/anything", "failed/000000000000002a.env",
 		"failed/000000000000002a.msg", "failed/000000000000002b.msg" };
@@ -1544,20 +1596,21 @@ START_TEST(scan_and_repair)
 		test_write(path, "x");
 	}
 	ck_assert_str_eq(scanned(srv.spool.dir, false), "000a 000b 000f");
-	ck_assert_uint_eq(in_queue(), 17);
+	ck_assert_uint_eq(in_queue(), 18);
 	ck_assert_uint_eq(in_tmp(), 3);
 	ck_assert_str_eq(scanned(srv.spool.failed, false), "002a");
 	log_level = 0;
 	test_capture(STDERR_FILENO);
 	ck_assert_str_eq(scanned(srv.spool.dir, true), "000a 000b 000f");
 	said = test_captured();
+	log_level = -1;
 	for (const char *half = "cde"; *half != '\0'; half++) {
 		snprintf(path, sizeof(path), "removed 000000000000000%c.%s: its"
 					     " other half is not there\n",
 		    *half, *half == 'c' ? "env" : "msg");
 		ck_assert_msg(strstr(said, path) != NULL, "%s", said);
 	}
-	ck_assert_uint_eq(in_queue(), 14);
+	ck_assert_uint_eq(in_queue(), 15);
 	ck_assert_uint_eq(in_tmp(), 0);
 	ck_assert_uint_eq(count("mailserv-data/queue/failed", "", NULL), 3);
 	ck_assert_str_eq(scanned(srv.spool.dir, true), "000a 000b 000f");
@@ -1713,6 +1766,8 @@ static const struct {
 	{ "envelopes", &envelope_of_noise, 0 },
 	{ "envelopes", &envelope_that_grew, 0 },
 	{ "envelopes", &envelope_append, 0 },
+	{ "envelopes", &envelope_bad, 0 },
+	{ "envelopes", &over_but_not_removed, 0 },
 	{ "envelopes", &envelope_append_fails, 0 },
 	{ "envelopes", &content_and_removal, 0 },
 	{ "failed", &fail_twice, 0 },
