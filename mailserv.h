@@ -328,7 +328,7 @@ struct queue {
 	struct queued **messages; /* hash by id */
 	struct attempt *attempts; /* under way */
 	size_t n_messages, n_dests, n_attempts;
-	size_t warnings;    /* begun in this turn */
+	size_t late;        /* reports of it begun in this turn */
 	bool hosts_changed; /* queue/.hosts is behind */
 	bool stopping;      /* no message is given to a host any more */
 };

@@ -33,11 +33,11 @@
 enum {
 	MESSAGES = 16384, /* buckets: 100,000 messages make chains of six */
 	DESTS = 1024,     /* buckets: few, for all are walked when one is due */
-	ATTEMPTS_MAX = 1000,   /* so that dead hosts do not delay live ones */
-	DEST_RELAYS = 4,       /* at once to one destination that takes mail */
-	JOBS_A_RELAY = 25,     /* so many drain in order, over one connection */
-	REPORTS_A_TURN = 50,   /* of an impossible destination: others wait */
-	WARNINGS_A_TURN = 500, /* that mail is late */
+	ATTEMPTS_MAX = 1000, /* so that dead hosts do not delay live ones */
+	DEST_RELAYS = 4,     /* at once to one destination that takes mail */
+	JOBS_A_RELAY = 25,   /* so many drain in order, over one connection */
+	REPORTS_A_TURN = 50, /* of an impossible destination: others wait */
+	LATE_A_TURN = 500,   /* reports that mail is late, or too late */
 };
 
 /* Where messages for one domain go: it, not they, is due, fails and waits. */
@@ -586,12 +586,12 @@ warn_if_late(struct queued *q)
 	msec after = scaled(srv.conf->warn_after);
 
 	if (after == 0 || srv.now - q->born < after || q->warned ||
-	    q->sender[0] == '\0' || srv.queue.warnings >= WARNINGS_A_TURN ||
+	    q->sender[0] == '\0' || srv.queue.late >= LATE_A_TURN ||
 	    !spool_read(srv.spool.dir, q->id, &e))
 		return;
 	q->warned = true;
 	spool_append(q->id, "warned");
-	srv.queue.warnings++;
+	srv.queue.late++;
 	for (size_t i = 0; i < e.n; i++) {
 		const char *at = strrchr(e.rcpts[i].address, '@');
 		const struct dest *d = dest_find(at != NULL ? at + 1 : "");
@@ -717,7 +717,9 @@ note_delays(struct job *j)
 }
 
 /* Take the jobs that have waited too long out of a list; warn of those that
- * will have. */
+ * will have.  A day's backlog for a dead host must not keep the turn, nor want
+ * more descriptors than there are: the rest waits until the host fails again,
+ * and may even be delivered.  (Exercise: a turn later would do.) */
 static struct job *
 take_expired(struct job **at)
 {
@@ -726,11 +728,12 @@ take_expired(struct job **at)
 	while (*at != NULL) {
 		struct job *j = *at;
 
-		if (!is_expired(j->q)) {
+		if (!is_expired(j->q) || srv.queue.late >= LATE_A_TURN) {
 			warn_if_late(j->q);
 			at = &j->next;
 			continue;
 		}
+		srv.queue.late++;
 		*at = j->next;
 		j->next = NULL;
 		*end = j;
@@ -1126,7 +1129,7 @@ queue_commit(void)
 {
 	struct msg *list = srv.spool.commit, *next;
 
-	srv.queue.warnings = 0;
+	srv.queue.late = 0;
 	for (struct msg *m = list; m != NULL; m = m->next) {
 		if (m->error != 0 || m->remotes.n == 0)
 			continue;

@@ -601,6 +601,27 @@ START_TEST(warnings_have_a_limit)
 }
 END_TEST
 
+/* The same for what has waited too long; its line keeps its order. */
+START_TEST(expiry_has_a_limit)
+{
+	srv.conf->warn_after = 0; /* only reports are counted */
+	for (int i = 0; i < 501; i++)
+		receive("alice@mail.test", "x@far.test");
+	turn();
+	later(5 * 24);
+	receive("alice@mail.test", "young@far.test");
+	lose(only());
+	ck_assert_int_eq(count_files("mail/alice/new", ""), 500);
+	ck_assert_uint_eq(srv.queue.n_messages, 2);
+	pass();
+	lose(only());
+	ck_assert_int_eq(count_files("mail/alice/new", ""), 501);
+	ck_assert_int_eq(count_files("queue/failed", ""), 0);
+	pass();
+	ck_assert_str_eq(ready(only())->rcpts[0].address, "young@far.test");
+}
+END_TEST
+
 /* RFC 5321 6.1: no report of a report; the operator gets it, and may move it
  * back. */
 START_TEST(null_sender_goes_to_failed)
@@ -1387,6 +1408,7 @@ main(void)
 	tcase_add_test(tc, no_warning);
 	tcase_add_test(tc, warning_that_cannot_be_stored);
 	tcase_add_test(tc, warnings_have_a_limit);
+	tcase_add_test(tc, expiry_has_a_limit);
 	tcase_add_test(tc, null_sender_goes_to_failed);
 	tcase_add_test(tc, unknown_sender_goes_to_failed);
 	tcase_add_test(tc, report_that_cannot_be_stored);
