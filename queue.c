@@ -440,7 +440,7 @@ load_one(const char *id)
 			return false; /* it may be good: nobody knows */
 		log_event(PART_QUEUE, id, "left alone until SIGUSR1: %s",
 		    errno != 0 ? strerror(errno) : "no good envelope");
-		return errno != ENOMEM;
+		return true;
 	}
 	struct queued *q = queued_from(&e);
 
@@ -1056,8 +1056,6 @@ start_due(void)
 				dest_update(d);
 			else if (queue->n_attempts < ATTEMPTS_MAX)
 				attempt_start(d);
-			else
-				queue->wake = srv.now;
 		}
 		if (queue->n_attempts >= ATTEMPTS_MAX) {
 			queue->first = (queue->first + i) % DESTS;
