@@ -72,7 +72,7 @@ $(BUILD)/check_%: tests/check_%.c $(TEST_OBJ) $(wildcard tests/*.h) \
 	$(CC) $(OURS) -I. $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $< "$$@" \
 	    -lcrypt $(CHECK_LIBS) $(LDLIBS)
 
-# Checks on: every invariant is looked at after every turn.
+# CHECKS=1: the invariants of net.c and smtp.c are looked at after every turn.
 $(TEST_SERVER): $(TEST_OBJ:$(BUILD)/mailserv_main.o=$(BUILD)/mailserv_checks.o)
 	$(CC) $(OURS) $(CFLAGS) $(LDFLAGS) -o $@ $^ -lcrypt $(LDLIBS)
 

@@ -31,8 +31,9 @@
 #include <sysexits.h>
 #include <unistd.h>
 
-/* The server of the tests looks at the invariants of net.c after every turn;
- * for others a walk over all connections would be too dear. */
+/* CHECKS=1, the tests' server: the invariants of net.c and smtp.c are looked
+ * at after every turn.  For others two walks over all connections would be
+ * too dear. */
 #ifndef CHECKS
 #define CHECKS 0
 #endif
@@ -233,8 +234,10 @@ end_turn(void)
 	pop3_reap();
 	relay_reap();
 	conf_sweep();
-	if (checks)
+	if (checks) {
 		net_check();
+		smtp_check();
+	}
 }
 
 /* One turn of the server's life, which begins at `until` at the latest.  Read

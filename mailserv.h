@@ -387,7 +387,7 @@ void smtp_reap(void);
 /* Say 421 to everybody: the server stops. */
 void smtp_stop(void);
 
-/* Invariants of all sessions, between two turns (debug and test builds). */
+/* Invariants of all sessions, between two turns (CHECKS=1, and the suites). */
 void smtp_check(void);
 
 /* ---- path.c: the syntax of addresses ------------------------------------- */

@@ -267,7 +267,7 @@ void net_drop(struct conn *c);
  * the end of the server, not for a turn. */
 struct conn *net_walk(enum kind kind, size_t *at);
 
-/* Invariants of buffers and poll set (debug and test builds). */
+/* Invariants of buffers and poll set (CHECKS=1, and the suites). */
 void net_check(void);
 
 /* The laboratory's fault for this verb, if there is one and its percentage
