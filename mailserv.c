@@ -491,7 +491,6 @@ static const char usage[] =
 static int
 do_mode(int mode, char **words)
 {
-	clock_read();
 	if (!net_start()) {
 		log_event(PART_MAIN, "-", "%s", strerror(errno));
 		return EX_OSERR;
@@ -517,7 +516,7 @@ with_conf(const char *file, int mode, char **words)
 	struct diag diag = { .quiet = mode != 0 && mode != 'n' };
 
 	srv.serving = mode == 0;
-	clock_read(); /* for the log */
+	clock_read(); /* for the log: no turn has begun */
 	if (file == NULL && access("mailserv.conf", F_OK) == 0)
 		file = "mailserv.conf";
 	struct conf *conf = conf_load(file, &diag);

@@ -335,9 +335,9 @@ struct queue {
 
 /* All the mutable state there is hangs here: begin with p srv. */
 struct server {
-	msec now;     /* monotonic, read once a turn; see clock_read() */
+	msec now;     /* monotonic; in a turn only net_wait() reads it */
 	msec wall;    /* real, since 1970, read at the same time */
-	msec lost;    /* turns that took over 5 s: a debugger's, not ours */
+	msec lost;    /* not ours: see clock_forgive() */
 	msec frozen;  /* not 0: a test holds srv.now at this */
 	bool serving; /* not one of the modes that print and go */
 	struct conf *conf;

@@ -11,7 +11,8 @@
  * A typical sequence, with break net_settle in gdb
  *	net_wait -> smtp_serve -> net_accept -> ... -> net_settle -> net_gone
  * Always true
- *	net_wait() alone waits for a peer and reads the clock.
+ *	net_wait() alone waits for a peer, and in a turn it alone reads the
+ *	clock: before poll(), and after it.
  *	net_settle() alone writes to a session's socket and closes it.
  *	A connection is on the ready list when it was served or touched, and
  *	only then can it have changed.
@@ -65,8 +66,8 @@ clock_read(void)
 	srv.wall = clock_msec(CLOCK_REALTIME);
 }
 
-/* A turn of over five seconds was a debugger's, or a stopped machine's: take
- * it out of srv.now, or every client would be late at once. */
+/* A turn of over LONG_TURN was a debugger's, or a stopped machine's: take it
+ * out of srv.now, or every client would be late when you press `c`. */
 static void
 clock_forgive(void)
 {

@@ -146,7 +146,8 @@ struct cidr {
 
 /* ---- net.c: the ground --------------------------------------------------- */
 
-/* Read both clocks into srv.now and srv.wall. */
+/* Read both clocks into srv.now and srv.wall: at start; in a turn only
+ * net_wait() does. */
 void clock_read(void);
 
 /* One line on stderr: time, part, id, then the text.  Control characters and
@@ -237,7 +238,8 @@ bool net_connect_udp(struct conn *c, enum kind kind, const union address *to);
 int net_connected(struct conn *c);
 
 /* The only call that waits for a peer: until a descriptor is ready, a
- * deadline or `until` has come, or a signal.  Reads the clock. */
+ * deadline or `until` has come, or a signal.  Reads the clock before poll(),
+ * for how long to sleep, and after it, for all of the turn. */
 void net_wait(msec until);
 
 /* Walk those that are ready: net_next(kind, NULL) is the first of a kind. */
