@@ -43,6 +43,7 @@ enum {
 	LONG_TURN = 5,   /* seconds: no turn of ours takes so long */
 	ADDRESS_SLOTS = 65536, /* counters for max_per_client */
 };
+_Static_assert(ADDRESS_SLOTS == 1 << 16, "address_counter() takes 16 bits");
 
 static const bool stress = STRESS;
 
@@ -628,7 +629,8 @@ fail:;
 
 /* The counter for an address (IPv6: for its /64, which one host may own).
  * Two addresses that meet in one counter share their max_per_client: the salt
- * makes that chance, not choice, and 128 KiB need no hash table's upkeep. */
+ * makes that chance, not choice, and 128 KiB need no hash table's upkeep.  The
+ * highest bits are taken, because a product mixes those best. */
 static uint16_t *
 address_counter(const union address *a)
 {

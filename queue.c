@@ -846,8 +846,7 @@ attempt_end(struct attempt *a)
 	relay_close(a->relay);
 	a->over = true;
 	a->dest->resume = 0;
-	a->dest->attempts--;
-	if (a->dest->attempts > 0)
+	if (--a->dest->attempts > 0)
 		return;
 	a->dest->useful = 1;
 	a->dest->crowded = false;
