@@ -3,7 +3,7 @@
  *
  * What this is
  *	One table of directives, the functions that read their values, the
- *	defaults, and what must fit together.  The contract with users.
+ *	defaults, and what must fit together.  What users may rely on.
  * Call it in this order
  *	conf_load(), conf_free(); on SIGHUP conf_load() again.
  * A typical sequence, with break read_directive in gdb
@@ -614,47 +614,92 @@ read_users(struct reader *rd, const struct directive *dir, char **value)
 #define AT(member) offsetof(struct conf, member)
 #define DAYS(n)    ((n)*24 * 60 * MINUTE)
 
-/* The contract's table.  An error names the line; so does a word too many. */
+/*
+ * The directives.  The comment above a row says what it does: users look it up
+ * here.  A row's columns are those of struct directive; the second one is the
+ * default, NULL where there is none or where a comment says what it is.
+ *
+ * A relative path begins at the configuration file.  A size may end in K, M or
+ * G, a time in s, m, h or d.  Where LIST stands, "none" alone is an empty one.
+ * A word too many is an error, like a value that does not fit.
+ */
 static const struct directive directives[] = {
+	/* Our name, in greetings and headers; not given: the machine's. */
 	{ "hostname", NULL, read_domain_name, 1, 1, AT(hostname), 0, 0 },
+	/* Everything that must last: queue/ and mail/. */
 	{ "data_dir", "mailserv-data", read_path, 1, 1, AT(data_dir), 0, 0 },
+	/* 127.0.0.1:2525 or [::1]:2525, as many as you like. */
 	{ "listen_smtp", "127.0.0.1:2525", read_address, 1, LIST, 0, 0, 0 },
 	{ "listen_pop3", "127.0.0.1:1110", read_address, 1, LIST, 0, 0, 0 },
 	{ "listen_dns", NULL, read_address, 1, LIST, 0, 0, 0 },
+	/* Whom we ask, on port 53 where none is said; not given: those of
+	 * /etc/resolv.conf. */
 	{ "resolver", NULL, read_address, 1, LIST, 0, 0, 0 },
+	/* zone ORIGIN FILE: a master file (RFC 1035 5), which we answer from,
+	 * and believe ourselves. */
 	{ "zone", NULL, read_zone, 2, 2, 0, 0, 0 },
+	/* Mail for these is for mailboxes here; not given: for hostname. */
 	{ "domain", NULL, read_domain, 1, LIST, 0, 0, 0 },
+	/* relay_domain NAME [FILE]: mail for it is taken from anyone, and
+	 * passed on.  FILE: the local parts that exist there, one a line; with
+	 * it all others are refused. */
 	{ "relay_domain", NULL, read_relay_domain, 1, 2, 0, 0, 0 },
+	/* Clients who may send to anywhere: a.b.c.d/bits, x::y/bits. */
 	{ "relay_from", "127.0.0.0/8 ::1/128", read_relay_from, 1, LIST, 0, 0,
 	    0 },
+	/* Lines NAME:{CRYPT}hash (see -H) or NAME:{PLAIN}password: each has a
+	 * mailbox.  Without it there are none, and domain is none, too. */
 	{ "users", NULL, read_users, 1, 1, AT(users_given), 0, 0 },
+	/* alias NAME TARGET: a user, or any address; NAME twice: both.
+	 * postmaster is one for the first user, where none is given. */
 	{ "alias", NULL, read_alias, 2, 2, 0, 0, 0 },
+	/* The user who gets mail for all local parts that nobody has. */
 	{ "catch_all", NULL, read_text, 1, 1, AT(catch_all_name), 0, 0 },
+	/* Where next hosts listen: in the world at 25. */
 	{ "smtp_port", "25", read_number, 1, 1, AT(smtp_port), 1, 65535 },
+	/* The wait after each failure; the last one again and again. */
 	{ "retry", "1m 5m 15m 30m 1h", read_retry, 1, RETRY_STEPS, AT(retry),
 	    SECOND, DAYS(365) },
+	/* So old, a message's sender is told that it is late; 0: never. */
 	{ "warn_after", "4h", read_time, 1, 1, AT(warn_after), 0, DAYS(365) },
+	/* So old, it is returned. */
 	{ "expire", "5d", read_time, 1, 1, AT(expire), SECOND, DAYS(365) },
-	/* RFC 5321 4.5.3.1.7 and .8: at least 64K, and 100 */
+	/* The longest content, and the most recipients that a message has:
+	 * at least 64K, and 100 (RFC 5321 4.5.3.1.7 and .8). */
 	{ "max_message", "50M", read_size, 1, 1, AT(max_message), 1024,
 	    (msec)1 << 40 },
 	{ "max_recipients", "1000", read_number, 1, 1, AT(max_recipients), 1,
 	    3000 },
+	/* Connections at once, of SMTP, POP3 and DNS together. */
 	{ "max_clients", "10000", read_number, 1, 1, AT(max_clients), 1,
 	    1000000 },
+	/* From one address, unless it is loopback or in relay_from; 0: no
+	 * limit. */
 	{ "max_per_client", "100", read_number, 1, 1, AT(max_per_client), 0,
 	    65535 },
+	/* How long we wait for a client, who must send a whole command. */
 	{ "timeout_smtp", "5m", read_time, 1, 1, AT(timeout_smtp), SECOND,
 	    DAYS(1) },
 	{ "timeout_pop3", "10m", read_time, 1, 1, AT(timeout_pop3), SECOND,
 	    DAYS(1) },
+	/* For a next host: each of its addresses; each reply, and twice as
+	 * long for that to the dot. */
 	{ "timeout_connect", "30s", read_time, 1, 1, AT(timeout_connect),
 	    SECOND, DAYS(1) },
 	{ "timeout_relay", "5m", read_time, 1, 1, AT(timeout_relay), SECOND,
 	    DAYS(1) },
+	/* The user whom root becomes once the ports are open. */
 	{ "run_as", NULL, read_text, 1, 1, AT(run_as), 0, 0 },
+	/* yes: {PLAIN} passwords although POP3 listens beyond loopback. */
 	{ "plain_ok", "no", read_yes_no, 1, 1, AT(plain_ok), 0, 0 },
+	/* Laboratories, on loopback alone: retry, warn_after and expire pass
+	 * so many times as fast; clocks and time-outs do not. */
 	{ "time_scale", "1", read_number, 1, 1, AT(time_scale), 1, 1000000 },
+	/* Laboratories, too: fault smtp|pop3 VERB ACTION [PERCENT].  When a
+	 * client says VERB (or at "connect", or at the "dot" that ends
+	 * content), so many times in a hundred it is not obeyed.  ACTION: a
+	 * code from 400 to 599 (POP3: -ERR) is the reply; drop: we hang up;
+	 * stall: we never answer. */
 	{ "fault", NULL, read_fault, 3, 4, 0, 0, 0 },
 };
 
@@ -781,7 +826,8 @@ default_resolvers(struct reader *rd)
 			read_address(&inner, dir, word + 1);
 }
 
-/* What stands in for directives that are not given. */
+/* Directives that are not given: the table's defaults, then what this machine
+ * tells. */
 static void
 conf_defaults(struct reader *rd)
 {
