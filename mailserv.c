@@ -89,8 +89,9 @@ open_ports(void)
 	return ok ? 0 : EX_UNAVAILABLE;
 }
 
-/* A folder that is made here is given to the user whom we become.  Not what
- * a symbolic link leads to that somebody has put there since. */
+/* A folder that is made here is given to the user whom we become.  lchown(),
+ * because somebody may have put a symbolic link in its place since: then the
+ * link is given away, not what it leads to. */
 static void
 give_folder(const char *path, const struct passwd *pw)
 {
@@ -98,7 +99,11 @@ give_folder(const char *path, const struct passwd *pw)
 		log_event(PART_MAIN, "-", "%s: %s", path, strerror(errno));
 }
 
-/* For good: no way back, no groups, no new privileges by execve(). */
+/* For good: no way back, no groups, no new privileges by execve().  First all
+ * of root's ids, so that nothing hangs on which of them open_spool_as(), or a
+ * set-user-ID bit, has left.  At last not dumpable, whatever fs.suid_dumpable
+ * says: else another process of this user could read passwords in our memory,
+ * by ptrace(2) or /proc. */
 static int
 become(const struct passwd *pw)
 {

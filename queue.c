@@ -17,7 +17,7 @@
  *	A report is committed before what it reports leaves the queue.
  * What it does not do
  *	Ask the next host whether it took a message before the connection was
- *	lost: it may come twice, never not at all (RFC 1047 2).  Exercise:
+ *	lost: it may come twice, but is never lost (RFC 1047 2).  Exercise:
  *	measure the window.
  */
 #include <assert.h>
@@ -96,7 +96,9 @@ message_bucket(const char *id)
 }
 
 /* When should an attempt begin?  NEVER while one is under way that has not
- * shown that the host is alive, or as many as are useful. */
+ * shown that the host is alive, or as many as are useful.  Nor while those
+ * under way can drain what waits, JOBS_A_RELAY each: so a few messages stay on
+ * one connection, and arrive in order. */
 static msec
 dest_due(const struct dest *d)
 {

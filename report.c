@@ -123,7 +123,9 @@ put_status(struct msg *m, const struct job *j, const struct rcpt *r)
 	put(m, "\n");
 }
 
-/* The original's header, without our own Return-Path: line. */
+/* The original's header, without our own Return-Path: line.  A line is cut at
+ * 900 octets, which is less than put() holds and than the 998 that a line of a
+ * message may have (RFC 5322 2.1.1). */
 static void
 put_original(struct msg *m, const struct queued *q, bool patient)
 {
@@ -145,7 +147,7 @@ put_original(struct msg *m, const struct queued *q, bool patient)
 			*end = '\0';
 		for (char *line, *rest = text;
 		     (line = strsep(&rest, "\n")) != NULL;)
-			put(m, "%.900s\n", line); /* RFC 5322 2.1.1 */
+			put(m, "%.900s\n", line);
 	}
 	put(m, "\n--%s--\n", m->id);
 	free(text);

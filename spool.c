@@ -2,8 +2,9 @@
  * spool.c -- messages on disk: the way in, the commit, envelopes.
  *
  * What this is
- *	Everything that writes below queue/: a message from its first octet to
- *	the 250, what its envelope says, and how both leave again.
+ *	Where an address leads; then everything that writes below queue/: a
+ *	message from its first octet to the 250, what its envelope says, and
+ *	how both leave again, also by hand (-q and -d).
  * Call it in this order
  *	spool_start(); for each message spool_begin(), spool_rcpt(),
  *	spool_open(), spool_write(), spool_submit(); at the end of the turn
@@ -38,7 +39,7 @@
 
 enum {
 	WRITE_BUF = 8192, /* content is written in pieces of this size */
-	SYNCFS_FROM = 3,  /* files from which one syncfs() costs less */
+	SYNCFS_FROM = 3,  /* files: see sync_all_at_once() */
 };
 
 /* ---- addresses ----------------------------------------------------------- */
@@ -243,7 +244,7 @@ spool_open(struct msg *m)
 	m->fd = openat(srv.spool.tmp, file_name(name, m->id, ".msg"),
 	    O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	if (m->fd < 0) {
-		m->error = errno; /* ENOENT: who removes tmp, restarts us */
+		m->error = errno; /* ENOENT: tmp was removed: restart us */
 		log_event(PART_QUEUE, m->id, "queue/tmp: %s", strerror(errno));
 	} else if (!buf_size(&m->out, WRITE_BUF))
 		m->error = ENOMEM;
@@ -909,7 +910,9 @@ spool_start(const struct conf *conf)
 	spool->tmp = open_folder(spool->dir, "tmp");
 	if (spool->tmp >= 0)
 		spool->failed = open_folder(spool->dir, "failed");
-	/* Power loss must not take a folder away with what lies in it. */
+	/* Power loss must not take a folder away with what lies in it: they
+	 * have been made just now, perhaps.  For mailboxes maildrop_make() sees
+	 * to it, for mail/ may be another file system. */
 	if (spool->failed < 0 || syncfs(spool->dir) < 0)
 		return no_state(conf);
 	if (uname(&system) == 0) {
