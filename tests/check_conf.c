@@ -175,7 +175,7 @@ show_faults(FILE *f, const struct conf *conf, const struct field *field)
 	"00000000000000000000ffff7f000000/104 "                        \
 	"00000000000000000000000000000001/128"
 
-/* The contract's table of directives and their defaults. */
+/* The table of directives and their defaults, written again by hand. */
 static const struct field fields[] = {
 	{ "hostname", show_text, AT(hostname), 0, NULL },
 	{ "data_dir", show_text, AT(data_dir), 0, "~/mailserv-data" },
@@ -730,7 +730,7 @@ system_resolvers(void)
 	return text;
 }
 
-/* An empty file: the contract's column of defaults.  RFC 5321 4.5.3.1.7 and
+/* An empty file: the table's column of defaults.  RFC 5321 4.5.3.1.7 and
  * 4.5.3.1.8 ask for 64K of content and a hundred recipients. */
 START_TEST(defaults)
 {

@@ -53,7 +53,7 @@ setup_alone(void)
 	    "null MX 0 .\nloop MX 10 localhost.\n");
 }
 
-/* Exit statuses of the contract, and of sysexits.h. */
+/* Exit statuses: those of sysexits.h. */
 static const struct {
 	const char *arguments;
 	int status;

@@ -49,6 +49,8 @@
  *	What is printed is in the notation itself: a dialogue that went well
  *	is a script.  Every wait has a time-out.  A name of a variable that
  *	no script has set is looked for in the environment.
+ *	A script of tests/dialogues finds the server as it is when it has
+ *	just been started on an empty data_dir, such as mailserv-data.
  * What it does not do
  *	TLS; arithmetic; expect octets that end no line.
  */

@@ -129,7 +129,13 @@ struct recording {
 	size_t fired;	  /* the op that it became */
 };
 
-/* What the power of one moment leaves. */
+/*
+ * What the power of one moment leaves: something pending that a disk has kept
+ * or not.  choice is one of radix ways.  A name: 0 lost, 1 kept.  A file's data,
+ * of so many writes: 0 to `writes`, so many of them from the first on are kept;
+ * then three more in which all were begun: writes + 1, the lengths came and
+ * zeros for the data; + 2, and garbage; + 3, of the last only the first half.
+ */
 struct piece {
 	size_t op; /* a name */
 	int node;  /* or a file's data: -1 for a name */
@@ -148,7 +154,8 @@ static uint64_t seed, draw_state;
 
 /* ---- small things -------------------------------------------------------- */
 
-/* Steele, Lea, Flood: splitmix64. */
+/* Chance of our own (Steele, Lea, Flood: splitmix64), because a SEED must draw
+ * the same states on every machine, whatever its libc. */
 static uint64_t
 draw(void)
 {
@@ -857,7 +864,8 @@ keep_names(const struct recording *r, const struct point *p, struct tree *t)
 	free(out);
 }
 
-/* A pending write or cut, the nth of its file, where piece says what of it. */
+/* A pending write or cut, the nth of its file: what of it does piece keep?
+ * `extra` is one of the last three ways, 1 to 3, or not above 0. */
 static void
 keep_some(const struct op *op, int nth, const struct piece *piece, char **data,
     size_t *len)
@@ -1216,6 +1224,8 @@ try_point(const struct recording *r, size_t at, long most)
 		keep(&p, special & 1, special & 2);
 		try_state(r, &p);
 	}
+	/* Anew for each point: what is drawn for it must not hang on which
+	 * points this worker has had before. */
 	draw_state = seed * 1000003 + at;
 	for (long i = 4; i < most; i++) {
 		draw_choice(&p);
@@ -1307,7 +1317,9 @@ play_first(void)
 	play_beside();
 }
 
-/* A message that nobody can be told of: it is nobody's, for two reasons. */
+/* A message that nobody can be told of, for its reverse-path is null.  It fails
+ * for two reasons, one after the other: far.test has no such user, and no such
+ * domain as gone.far.test. */
 static const char nobodys[] = "000000000000abcd";
 
 static void

@@ -740,7 +740,7 @@ is_whole(const char *folder, const char *name)
 		complain("%s is not whole", path);
 }
 
-/* Names in queue/ that are explained: the contract's "On disk". */
+/* Names in queue/ that are explained: NOTES.md, "What lies on disk". */
 static inline void
 is_explained(const char *folder, const char *name)
 {

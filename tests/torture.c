@@ -451,7 +451,7 @@ int
 main(int argc, char **argv)
 {
 	long step = argc > 3 ? atol(argv[3]) : 1, runs = 0, failures = 0;
-	const struct mode *mode = modes, *end = modes + 3;
+	const struct mode *mode = modes, *end = modes + 3; /* all of them */
 	unsigned char first = 0;
 	int ends[2], status, bad = 0;
 	long did[2];
