@@ -30,7 +30,6 @@
  * later syncs tell nothing (Linux does so).  What is promised must hold.
  */
 #include "scene.h"
-#include "traced.h"
 #include <sys/random.h>
 
 #ifndef SYS_mkdir /* where these are made of others */
@@ -107,15 +106,6 @@ struct file {
 	bool append;
 };
 
-/* A way to spend a run. */
-struct scene {
-	const char *name;
-	void (*seed)(void); /* what is there before, NULL: one mailbox */
-	void (*play)(void);
-	int queued;	    /* messages that wait for carol from the start */
-	void (*look)(void); /* into queue/failed, after all */
-};
-
 struct recording {
 	const struct scene *scene;
 	struct op *ops; /* ops[0] is nothing: the moment before */
@@ -180,14 +170,6 @@ sum(uint64_t h, const void *data, size_t len)
 	for (; len > 0; len--)
 		h = (h ^ *at++) * 0x100000001b3u;
 	return h;
-}
-
-static void *
-must(void *memory)
-{
-	if (memory == NULL)
-		give_up("memory");
-	return memory;
 }
 
 static int
@@ -653,8 +635,9 @@ did_descriptor(struct recording *r, pid_t pid, const struct call *call)
 
 /* The server stands before or after a call. */
 static void
-watch(struct recording *r, pid_t pid, const struct call *call)
+watch(void *recording, pid_t pid, const struct call *call)
 {
+	struct recording *r = recording;
 	static struct place place[2];
 	static bool failing;
 	bool at, two;
@@ -684,47 +667,6 @@ watch(struct recording *r, pid_t pid, const struct call *call)
 	}
 }
 
-static pid_t
-start_player(void (*play)(void))
-{
-	fflush(stdout);
-	pid_t pid = fork();
-
-	if (pid == 0) {
-		play();
-		_exit(0);
-	}
-	return pid;
-}
-
-/* Watch the server until it ends; when the player is through it is asked to. */
-static void
-watch_all(struct recording *r, pid_t server)
-{
-	pid_t player = start_player(r->scene->play), pid;
-	struct call call = { 0 };
-	int status;
-
-	while (player != 0 || !world.told->dead) {
-		pid = waitpid(-1, &status, 0);
-		if (pid == player) {
-			player = 0;
-			if (!world.told->dead)
-				kill(server, SIGTERM);
-		} else if (pid == world.b) {
-			give_up("B has died");
-		} else if (pid == server && !WIFSTOPPED(status)) {
-			world.told->dead = true;
-			if (r->fail == 0 && status != 0)
-				complain("the server ended with status %x",
-				    (unsigned)status);
-		} else if (pid == server && traced_stop(pid, status, &call)) {
-			watch(r, pid, &call);
-			traced_go(pid);
-		}
-	}
-}
-
 static uint64_t hash_now(const struct recording *r);
 
 /* Play a scene, and keep all that the server does; fail: let its so manyth
@@ -750,7 +692,11 @@ record(const struct scene *scene, long fail)
 	r->now.n = r->base.n;
 	memcpy(r->now.v, r->base.v, r->base.n * sizeof(*r->base.v));
 	add_op(r, SYNC);
-	watch_all(r, traced_start(argv, path_of("a.log"), world.dir));
+	int status = watch_all(scene->play,
+	    traced_start(argv, path_of("a.log"), world.dir), watch, r);
+
+	if (fail == 0 && status != 0)
+		complain("the server ended with status %x", (unsigned)status);
 	memcpy(r->uids, world.told->uids, sizeof(r->uids));
 
 	new_node(is, true, 0);
@@ -1062,10 +1008,7 @@ survey(const struct recording *r, const struct promise *p)
 		survey_seed(i, p->came >> (MAILS + i) & 1);
 	each_file(path_of("a-data/queue"), is_left);
 	each_file(path_of("a-data/queue/tmp"), is_left);
-	if (r->scene->look != NULL)
-		r->scene->look();
-	else
-		each_file(path_of("a-data/queue/failed"), is_left);
+	look_into_failed(r->scene);
 }
 
 /* ---- replaying ----------------------------------------------------------- */
@@ -1232,152 +1175,6 @@ try_point(const struct recording *r, size_t at, long most)
 		try_state(r, &p);
 	}
 }
-
-/* ---- the scenes ---------------------------------------------------------- */
-
-/* There is nothing at all, as on the first day. */
-static void
-seed_nothing(void)
-{
-	remove_tree(path_of("a-data"));
-}
-
-/* mail/ is on another file system, where there is one.  All else is in memory
- * if it can: there is no disk to wait for. */
-static const char memory[] = "/dev/shm";
-static const char elsewhere_name[] = "/tmp/mailserv-power.XXXXXX";
-static char elsewhere[sizeof(elsewhere_name)];
-
-static void
-worlds_begin(const char *binary)
-{
-	if (access(memory, W_OK) == 0)
-		setenv("TMPDIR", memory, 0);
-	world_begin(binary);
-	memcpy(elsewhere, elsewhere_name, sizeof(elsewhere));
-	if (mkdtemp(elsewhere) == NULL)
-		give_up(elsewhere);
-}
-
-static void
-worlds_end(void)
-{
-	snprintf(world.what, sizeof(world.what), "the end");
-	world_end();
-	remove_tree(elsewhere);
-}
-
-static void
-seed_elsewhere(void)
-{
-	remove_tree(path_of("a-data"));
-	mkdir(path_of("a-data"), 0700);
-	remove_tree(elsewhere);
-	if (mkdir(elsewhere, 0700) < 0 ||
-	    symlink(elsewhere, path_of("a-data/mail")) < 0)
-		give_up(elsewhere);
-}
-
-/* Has some of a message been written? */
-static bool begun;
-
-static void
-look_whether_begun(const char *folder, const char *name)
-{
-	char path[PATH_MAX];
-	struct stat st;
-
-	snprintf(path, sizeof(path), "%s/%s", folder, name);
-	begun |= stat(path, &st) == 0 && st.st_size > 0;
-}
-
-/* One for three folders, which a single syncfs() does for all, while another
- * one has been written to its file, and waits for its dot. */
-static void
-play_beside(void)
-{
-	int m = 3, fd = send_content(m);
-
-	begun = false;
-	for (int i = 0; i < 2000 && !begun && !world.told->dead; i++, nap())
-		each_file(path_of("a-data/queue/tmp"), look_whether_begun);
-	send_mail(7);
-	if (fd >= 0)
-		say(fd, ".\r\n");
-	hear_verdict(fd, m);
-	wait_drained(2);
-}
-
-/* The same after some that come alone, as on most days. */
-static void
-play_first(void)
-{
-	send_mail(1);
-	send_mail(4);
-	play_beside();
-}
-
-/* A message that nobody can be told of, for its reverse-path is null.  It fails
- * for two reasons, one after the other: far.test has no such user, and no such
- * domain as gone.far.test. */
-static const char nobodys[] = "000000000000abcd";
-
-static void
-seed_nobodys(void)
-{
-	seed_folders();
-	put_file(path_of("a-data/queue/%s.msg", nobodys),
-	    "Return-Path: <>\nSubject: nobody's.\n\nEND\n");
-	put_file(path_of("a-data/queue/%s.env", nobodys),
-	    "arrived %lld\nsize 60\nhead 16\nfrom \n"
-	    "to nobody@far.test\nto x@gone.far.test\n",
-	    (long long)time(NULL));
-}
-
-/* So it lies in queue/failed, whole, and for both. */
-static void
-look_for_nobodys(void)
-{
-	const char *env = path_of("a-data/queue/failed/%s.env", nobodys);
-	char *text = must(strdup(get_file(env, NULL))), *save = NULL;
-	unsigned to = 0;
-
-	for (char *line = strtok_r(text, "\n", &save); line != NULL;
-	     line = strtok_r(NULL, "\n", &save))
-		if (strcmp(line, "to nobody@far.test") == 0)
-			to |= 1;
-		else if (strcmp(line, "to x@gone.far.test") == 0)
-			to |= 2;
-		else if (strncmp(line, "arrived ", 8) != 0 &&
-		    strcmp(line, "size 60") != 0 &&
-		    strcmp(line, "head 16") != 0 && strcmp(line, "from ") != 0)
-			complain("in queue/failed: %s", line);
-	free(text);
-	if (to != 3)
-		complain("not for both in queue/failed");
-	if (strstr(get_file(path_of("a-data/queue/failed/%s.msg", nobodys),
-		NULL), "END\n") == NULL)
-		complain("no content in queue/failed");
-}
-
-static void
-play_nobodys(void)
-{
-	int fd = dial(world.smtp);
-
-	hear(fd);
-	close(fd);
-	wait_drained(2);
-}
-
-static const struct scene scenes[] = {
-	{ "everything", NULL, play_everything, 0, NULL },
-	{ "recovery", seed_crash, play_recovery, 2, NULL },
-	{ "first day", seed_nothing, play_first, 0, NULL },
-	{ "nobody's", seed_nobodys, play_nobodys, 0, look_for_nobodys },
-	{ "two file systems", seed_elsewhere, play_beside, 0, NULL },
-};
-enum { SCENES = sizeof(scenes) / sizeof(*scenes) };
 
 /* ---- main ---------------------------------------------------------------- */
 

@@ -13,6 +13,7 @@
 #ifndef SCENE_H
 #define SCENE_H
 
+#include "traced.h"
 #include <arpa/inet.h>
 #include <dirent.h>
 #include <errno.h>
@@ -20,6 +21,7 @@
 #include <ftw.h>
 #include <limits.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -74,9 +76,11 @@ struct told {
 	int code[MAILS];     /* the reply after the dot; 0: none came */
 	bool dead;	     /* A is no more: do not wait for it */
 	bool served;	     /* it was ready: a client was greeted */
+	bool killed;	     /* A was, by us */
 	bool fired;	     /* what was to fail has failed, and A lives */
 	bool sound;	     /* that was before the LAST message began */
 	bool drained;	     /* what waited has left */
+	bool asked;	     /* the player was through: it is to end */
 	int n_uids;
 	char uids[UIDS][UID_LEN]; /* alice's, as a POP3 session saw them */
 	int deleted;	     /* how many of them, from the first, got DELE */
@@ -92,6 +96,15 @@ static struct world {
 	long failures;
 	char what[128]; /* the run, for a complaint */
 } world;
+
+/* A way to spend a run. */
+struct scene {
+	const char *name;
+	void (*seed)(void); /* what is there before, NULL: one mailbox */
+	void (*play)(void); /* what the clients do */
+	int queued;	    /* messages that wait for carol from the start */
+	void (*look)(void); /* into queue/failed, after all */
+};
 
 /* ---- small things -------------------------------------------------------- */
 
@@ -123,6 +136,14 @@ give_up(const char *why)
 	printf("%s: cannot go on: %s: %s\n", world.what, why, strerror(errno));
 	fflush(stdout);
 	exit(2);
+}
+
+static inline void *
+must(void *memory)
+{
+	if (memory == NULL)
+		give_up("memory");
+	return memory;
 }
 
 /* A path in the world, in one of eight buffers in turn. */
@@ -299,7 +320,8 @@ world_begin(const char *binary)
 	put_file(path_of("users"), "alice:{PLAIN}alice\nbob:{PLAIN}bob\n");
 	put_file(path_of("far-users"), "carol:{PLAIN}carol\n");
 	put_file(path_of("far.zone"), "$TTL 60\n@ SOA ns root 1 2 3 4 60\n"
-	    "@ NS ns\nns A 127.0.0.9\n@ MX 10 b\nb A 127.0.0.1\n");
+	    "@ NS ns\nns A 127.0.0.9\n@ MX 10 b\nb A 127.0.0.1\n"
+	    "deaf MX 10 c.deaf\nc.deaf A 127.0.0.2\n");
 	put_file(path_of("a.conf"), "hostname a.test\ndata_dir a-data\n"
 	    "listen_smtp 127.0.0.1:%u\nlisten_pop3 127.0.0.1:%u\n"
 	    "domain local.test\nusers users\nzone far.test far.zone\n"
@@ -317,6 +339,31 @@ world_end(void)
 {
 	stop_plain(world.b, "b");
 	remove_tree(world.dir);
+}
+
+/* One more folder, on another file system, where there is one.  All else is in
+ * memory if it can: there is no disk to wait for. */
+static const char memory[] = "/dev/shm";
+static const char elsewhere_name[] = "/tmp/mailserv-elsewhere.XXXXXX";
+static char elsewhere[sizeof(elsewhere_name)];
+
+static inline void
+worlds_begin(const char *binary)
+{
+	if (access(memory, W_OK) == 0)
+		setenv("TMPDIR", memory, 0);
+	world_begin(binary);
+	memcpy(elsewhere, elsewhere_name, sizeof(elsewhere));
+	if (mkdtemp(elsewhere) == NULL)
+		give_up(elsewhere);
+}
+
+static inline void
+worlds_end(void)
+{
+	snprintf(world.what, sizeof(world.what), "the end");
+	world_end();
+	remove_tree(elsewhere);
 }
 
 /* ---- the state before a run ---------------------------------------------- */
@@ -503,6 +550,8 @@ send_content(int m)
 	for (int sent = 0; sent < mails[m].octets; sent += 100)
 		say(fd, "%098d\r\n", sent);
 	say(fd, "END\r\n");
+	/* The dot need not wait for the acknowledgement of all this. */
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){ 1 }, sizeof(int));
 	return fd;
 }
 
@@ -690,6 +739,166 @@ play_recovery(void)
 	send_mail(MAILS - 1);
 }
 
+/* ---- the scenes ---------------------------------------------------------- */
+
+/* There is nothing at all, as on the first day. */
+static inline void
+seed_nothing(void)
+{
+	remove_tree(path_of("a-data"));
+}
+
+/* mail/ is on another file system, where there is one. */
+static inline void
+seed_elsewhere(void)
+{
+	remove_tree(path_of("a-data"));
+	mkdir(path_of("a-data"), 0700);
+	remove_tree(elsewhere);
+	if (mkdir(elsewhere, 0700) < 0 ||
+	    symlink(elsewhere, path_of("a-data/mail")) < 0)
+		give_up(elsewhere);
+}
+
+/* Has some of a message been written? */
+static bool begun;
+
+static inline void
+look_whether_begun(const char *folder, const char *name)
+{
+	char path[PATH_MAX];
+	struct stat st;
+
+	snprintf(path, sizeof(path), "%s/%s", folder, name);
+	begun |= stat(path, &st) == 0 && st.st_size > 0;
+}
+
+/* One for three folders, which a single syncfs() does for all, while another
+ * one has been written to its file, and waits for its dot. */
+static inline void
+play_beside(void)
+{
+	int m = 3, fd = send_content(m);
+
+	begun = false;
+	for (int i = 0; i < 2000 && fd >= 0 && !begun && !world.told->dead;
+	     i++, nap())
+		each_file(path_of("a-data/queue/tmp"), look_whether_begun);
+	send_mail(7);
+	if (fd >= 0)
+		say(fd, ".\r\n");
+	hear_verdict(fd, m);
+	wait_drained(2);
+}
+
+/* The same after some that come alone, as on most days. */
+static inline void
+play_first(void)
+{
+	send_mail(1);
+	send_mail(4);
+	play_beside();
+}
+
+/* A message that nobody can be told of.  It is nobody's, for three reasons:
+ * no such user, no such domain, and a host that has not listened for days. */
+static const char nobodys[] = "000000000000abcd";
+
+static inline void
+seed_nobodys(void)
+{
+	seed_folders();
+	put_file(path_of("a-data/queue/%s.msg", nobodys),
+	    "Return-Path: <>\nSubject: nobody's.\n\nEND\n");
+	put_file(path_of("a-data/queue/%s.env", nobodys),
+	    "arrived %lld\nsize 60\nhead 16\nfrom \n"
+	    "to nobody@far.test\nto x@gone.far.test\nto y@deaf.far.test\n",
+	    (long long)time(NULL) - 10 * 86400L);
+}
+
+/* So it lies in queue/failed, whole, and for all. */
+static inline void
+look_for_nobodys(void)
+{
+	const char *env = path_of("a-data/queue/failed/%s.env", nobodys);
+	char *text = must(strdup(get_file(env, NULL))), *save = NULL;
+	unsigned to = 0;
+
+	for (char *line = strtok_r(text, "\n", &save); line != NULL;
+	     line = strtok_r(NULL, "\n", &save))
+		if (strcmp(line, "to nobody@far.test") == 0)
+			to |= 1;
+		else if (strcmp(line, "to x@gone.far.test") == 0)
+			to |= 2;
+		else if (strcmp(line, "to y@deaf.far.test") == 0)
+			to |= 4;
+		else if (strncmp(line, "arrived ", 8) != 0 &&
+		    strcmp(line, "size 60") != 0 &&
+		    strcmp(line, "head 16") != 0 && strcmp(line, "from ") != 0)
+			complain("in queue/failed: %s", line);
+	free(text);
+	if (to != 7)
+		complain("not for all in queue/failed");
+	if (strstr(get_file(path_of("a-data/queue/failed/%s.msg", nobodys),
+		NULL), "END\n") == NULL)
+		complain("no content in queue/failed");
+}
+
+static inline void
+play_nobodys(void)
+{
+	int fd = dial(world.smtp);
+
+	hear(fd);
+	close(fd);
+	wait_drained(2);
+}
+
+/* ---- under somebody's eyes ----------------------------------------------- */
+
+static inline pid_t
+start_player(void (*play)(void))
+{
+	fflush(stdout);
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		play();
+		_exit(0);
+	}
+	return pid;
+}
+
+/* Show each stop of the server to watch(), until it ends: its status.  When
+ * the player is through it is asked to. */
+static inline int
+watch_all(void (*play)(void), pid_t server,
+    void (*watch)(void *run, pid_t pid, const struct call *call), void *run)
+{
+	pid_t player = start_player(play), pid;
+	struct call call = { 0 };
+	int status, end = 0;
+
+	while (player != 0 || !world.told->dead) {
+		pid = waitpid(-1, &status, 0);
+		if (pid == player) {
+			player = 0;
+			world.told->asked = !world.told->dead;
+			if (world.told->asked)
+				kill(server, SIGTERM);
+		} else if (pid == world.b) {
+			give_up("B has died");
+		} else if (pid == server && !WIFSTOPPED(status)) {
+			end = status;
+			world.told->dead = true;
+		} else if (pid == server && traced_stop(pid, status, &call)) {
+			watch(run, pid, &call);
+			traced_go(pid);
+		}
+	}
+	return end;
+}
+
 /* ---- the survey ---------------------------------------------------------- */
 
 /* How often a message is in a mailbox, or a report of it. */
@@ -758,7 +967,7 @@ static inline void
 is_left(const char *folder, const char *name)
 {
 	if (strcmp(name, "tmp") != 0 && strcmp(name, "failed") != 0 &&
-	    strcmp(name, "lock") != 0 && strcmp(name, ".hosts") != 0)
+	    strcmp(name, "lock") != 0 && name[0] != '.')
 		complain("%s/%s is left", folder, name);
 }
 
@@ -850,9 +1059,19 @@ survey_seed(int n, bool deleted)
 		complain("queued-%d has come %d times", n, times);
 }
 
+/* What nobody takes is there in the end, where there was such. */
+static inline void
+look_into_failed(const struct scene *scene)
+{
+	if (scene->look != NULL)
+		scene->look();
+	else
+		each_file(path_of("a-data/queue/failed"), is_left);
+}
+
 /* A has ended somehow.  Look; start it again; look again. */
 static inline void
-scene_survey(void)
+scene_survey(const struct scene *scene)
 {
 	world.told->dead = false;
 	each_file(path_of("a-data/queue"), is_explained);
@@ -870,8 +1089,22 @@ scene_survey(void)
 		survey_mail(m);
 	each_file(path_of("a-data/queue"), is_left);
 	each_file(path_of("a-data/queue/tmp"), is_left);
-	each_file(path_of("a-data/queue/failed"), is_left);
+	look_into_failed(scene);
+	if (world.told->killed && scene->seed == seed_elsewhere)
+		return; /* a copy may be left, in a folder that readers clean */
 	each_file(path_of("a-data/mail/alice/tmp"), is_left);
+	each_file(path_of("a-data/mail/bob/tmp"), is_left);
 }
+
+/* ---- the table ----------------------------------------------------------- */
+
+static const struct scene scenes[] = {
+	{ "everything", NULL, play_everything, 0, NULL },
+	{ "recovery", seed_crash, play_recovery, 2, NULL },
+	{ "first day", seed_nothing, play_first, 0, NULL },
+	{ "nobody's", seed_nobodys, play_nobodys, 0, look_for_nobodys },
+	{ "two file systems", seed_elsewhere, play_beside, 0, NULL },
+};
+enum { SCENES = sizeof(scenes) / sizeof(*scenes) };
 
 #endif

@@ -9,22 +9,25 @@
  *
  * A third argument N takes every Nth call only, from a random one on, for
  * those who have less time.  It says how much it has tried, and what was wrong.
+ *
+ * Each scene is played once in peace, and its calls are counted.  So it is
+ * known which runs there are, and two workers share them.  A fault that no run
+ * has met tells nothing of the server: that is wrong, too.
  */
 #include "scene.h"
-#include "traced.h"
+#include <stdatomic.h>
 #include <sys/random.h>
 
-enum { WORKERS = 2, ANY = -1 };
+enum {
+	WORKERS = 2,
+	ANY = -1,
+	NUMBERS = 1024, /* of system calls */
+	AGAIN = 3,	/* runs, where the call that is meant is not made */
+};
 
-/* A way to spend a run. */
-static const struct scene {
-	const char *name;
-	void (*seed)(void); /* what is there before, NULL: one mailbox */
-	void (*play)(void); /* what the clients do */
-	int queued;	    /* messages that wait for carol from the start */
-} everything = { "everything", NULL, play_everything, 0 },
-  recovery = { "recovery", seed_crash, play_recovery, 2 },
-  drain = { "drain", seed_waiting, play_recovery, 3 };
+/* What -q, -d and a second server may come beside. */
+static const struct scene drain = { "drain", seed_waiting, play_recovery, 3,
+	NULL };
 
 /* One run: what is done to the server, and what has become of it. */
 struct run {
@@ -33,6 +36,7 @@ struct run {
 	long fail;	    /* only calls of this number count, or ANY */
 	int error;	    /* what it answers, or 0: the server is killed */
 	void (*beside)(void); /* or this is done while it stands there */
+	long *calls;	    /* or all are counted, by their numbers */
 	long count;	    /* calls so far */
 	bool counting;	    /* since the first that could touch the state */
 	bool answer;	    /* this call's result is to be changed */
@@ -64,16 +68,22 @@ strike(struct run *r, pid_t pid, const struct call *call)
 		traced_skip(pid);
 		r->answer = true;
 	} else {
+		world.told->killed = true;
 		kill(pid, SIGKILL);
 	}
 }
 
 /* The server stands before or after a call. */
 static void
-watch(struct run *r, pid_t pid, const struct call *call)
+watch(void *run, pid_t pid, const struct call *call)
 {
+	struct run *r = run;
+
 	if (call->entry) {
 		r->counting |= call->number == SYS_mkdirat;
+		if (r->counting && r->calls != NULL && call->number >= 0 &&
+		    call->number < NUMBERS)
+			r->calls[call->number]++;
 		if (r->counting &&
 		    (r->fail == ANY || r->fail == call->number) &&
 		    ++r->count == r->at)
@@ -84,52 +94,7 @@ watch(struct run *r, pid_t pid, const struct call *call)
 	}
 }
 
-static pid_t
-start_player(void (*play)(void))
-{
-	fflush(stdout);
-	pid_t pid = fork();
-
-	if (pid == 0) {
-		play();
-		_exit(0);
-	}
-	return pid;
-}
-
-/* Watch the server until it ends; when the player is through it is asked to. */
-static void
-watch_all(struct run *r, pid_t server)
-{
-	pid_t player = start_player(r->scene->play), pid;
-	bool served = false;
-	struct call call = { 0 };
-	int status;
-
-	while (player != 0 || !world.told->dead) {
-		pid = waitpid(-1, &status, 0);
-		if (pid == player) {
-			player = 0;
-			served = true;
-			if (!world.told->dead)
-				kill(server, SIGTERM);
-		} else if (pid == world.b) {
-			complain("B has died");
-			exit(1);
-		} else if (pid == server && !WIFSTOPPED(status)) {
-			r->status = status;
-			world.told->dead = true;
-		} else if (pid == server && traced_stop(pid, status, &call)) {
-			watch(r, pid, &call);
-			traced_go(pid);
-		}
-	}
-	if (!r->met && !served)
-		complain("the server ended by itself");
-}
-
-/* Play a scene; survey what has come of it.  False: the call that was meant
- * was never made. */
+/* Play a scene.  False: the call that was meant was never made. */
 static bool
 run_scene(struct run *r)
 {
@@ -139,45 +104,14 @@ run_scene(struct run *r)
 	if (r->scene->seed != NULL)
 		r->scene->seed();
 	a_conf(argv, NULL);
-	watch_all(r, traced_start(argv, path_of("a.log"), world.dir));
+	r->status = watch_all(r->scene->play,
+	    traced_start(argv, path_of("a.log"), world.dir), watch, r);
+	if (!r->met && !world.told->asked)
+		complain("the server ended by itself");
 	return r->met;
 }
 
-/* ---- crash --------------------------------------------------------------- */
-
-/* How many calls the server makes varies from run to run by a few; so it is
- * over only when several runs have met no such call. */
-enum { SILENT_RUNS = 3 };
-
-static long
-crash(const struct scene *scene, long first, long step)
-{
-	long runs = 0;
-
-	for (long at = first, silent = 0; silent < SILENT_RUNS; at += step) {
-		struct run r = { .scene = scene, .at = at, .fail = ANY };
-
-		snprintf(world.what, sizeof(world.what), "%s, killed at %ld",
-		    scene->name, at);
-		silent = run_scene(&r) ? 0 : silent + 1;
-		snprintf(world.what, sizeof(world.what),
-		    "%s, killed at %ld, before %s", scene->name, at,
-		    call_name(r.number));
-		scene_survey();
-		for (int i = 0; i < scene->queued; i++)
-			survey_seed(i, false);
-		runs++;
-	}
-	return runs;
-}
-
-static long
-crash_all(long first, long step)
-{
-	return crash(&everything, first, step) + crash(&recovery, first, step);
-}
-
-/* ---- fault --------------------------------------------------------------- */
+/* ---- crash, fault -------------------------------------------------------- */
 
 /* What the kernel may answer when a disk, or a table, is at its end. */
 static const struct fault {
@@ -186,38 +120,57 @@ static const struct fault {
 } faults[] = {
 	{ SYS_openat, EIO }, { SYS_openat, ENOSPC }, { SYS_openat, EMFILE },
 	{ SYS_openat, ENOMEM }, { SYS_write, EIO }, { SYS_write, ENOSPC },
-	{ SYS_write, EDQUOT }, { SYS_fsync, EIO }, { SYS_fsync, ENOSPC },
-	{ SYS_syncfs, EIO }, { SYS_syncfs, ENOSPC }, { SYS_linkat, EIO },
-	{ SYS_linkat, ENOSPC }, { SYS_linkat, EDQUOT }, { SYS_unlinkat, EIO },
+	{ SYS_write, EDQUOT }, { SYS_sendfile, EIO }, { SYS_sendfile, ENOSPC },
+	{ SYS_fsync, EIO }, { SYS_fsync, ENOSPC }, { SYS_syncfs, EIO },
+	{ SYS_syncfs, ENOSPC }, { SYS_linkat, EIO }, { SYS_linkat, ENOSPC },
+	{ SYS_linkat, EDQUOT }, { SYS_unlinkat, EIO },
 	{ SYS_getdents64, EIO }, { SYS_getdents64, ENOMEM },
 	{ SYS_mkdirat, EIO }, { SYS_mkdirat, ENOSPC }, { SYS_lseek, EIO },
-	{ SYS_read, EIO }, { SYS_renameat, EIO }, { SYS_renameat, ENOSPC },
+	{ SYS_read, EIO }, { SYS_pread64, EIO }, { SYS_renameat, EIO },
+	{ SYS_renameat, ENOSPC },
 	{ SYS_newfstatat, EIO }, { SYS_newfstatat, ENOMEM },
-	{ SYS_ftruncate, EIO }, { SYS_flock, ENOLCK },
+	{ SYS_ftruncate, EIO }, { SYS_flock, ENOLCK }, { SYS_ppoll, ENOMEM },
 	{ SYS_accept4, EMFILE }, { SYS_accept4, ENFILE },
 	{ SYS_socket, EMFILE }, { SYS_sendto, ENOBUFS },
-	{ SYS_recvfrom, ENOMEM },
+	{ SYS_recvfrom, ENOMEM }, { SYS_connect, EADDRNOTAVAIL },
 #ifdef SYS_mkdir
 	{ SYS_mkdir, EIO }, { SYS_mkdir, ENOSPC }, { SYS_mkdir, EDQUOT },
 	{ SYS_unlink, EIO }, { SYS_rename, EIO }, { SYS_rename, ENOSPC },
-	{ SYS_poll, ENOMEM },
+	{ SYS_access, EIO },
 #endif
 #ifdef SYS_faccessat2
 	{ SYS_faccessat2, EIO },
 #endif
-};
+}, killed = { ANY, 0 };
+
+enum { FAULTS = sizeof(faults) / sizeof(*faults) };
+
+/* How often each scene makes each call, where nothing is done to it. */
+static long calls[SCENES][NUMBERS];
+
+/* What the workers share: which run is next, and what has happened so far. */
+static struct shared {
+	atomic_long next, fired[FAULTS];
+} *shared;
+
+/* Where the stride of each row begins. */
+static unsigned char starts[FAULTS];
+
+/* There is no second file system: nothing is copied. */
+static bool one_fs;
 
 /* A fault may end the server only before it was ready, and with a status that
- * says why. */
+ * says why.  (The line of the log, or the greeting, may be what failed.) */
 static void
 check_end(const struct run *r)
 {
-	bool ready = world.told->served;
+	bool ready = world.told->served ||
+	    strstr(get_file(path_of("a.log"), NULL), " ready ") != NULL;
 
 	if (ready && r->status != 0)
 		complain("the server ended with status %x: %s",
 		    (unsigned)r->status, get_file(path_of("a.log"), NULL));
-	if (ready && r->fail == SYS_getdents64 && r->scene == &recovery &&
+	if (ready && r->fail == SYS_getdents64 && r->scene->queued > 0 &&
 	    !world.told->drained)
 		complain("a list that was cut off has been believed");
 	if (!ready && (!WIFEXITED(r->status) || WEXITSTATUS(r->status) < 69 ||
@@ -226,38 +179,156 @@ check_end(const struct run *r)
 		    (unsigned)r->status, get_file(path_of("a.log"), NULL));
 }
 
-static long
-fault(const struct scene *scene, const struct fault *f, long first, long step)
+/* Every scene in peace, with all its calls. */
+static void
+rehearse(void)
 {
-	long runs = 0;
+	struct stat here, there;
 
-	for (long at = first;; at += step) {
-		struct run r = { .scene = scene, .at = at, .fail = f->call,
-			.error = f->error };
+	one_fs = stat(world.dir, &here) == 0 && stat(elsewhere, &there) == 0 &&
+	    here.st_dev == there.st_dev;
+	for (int i = 0; i < SCENES; i++) {
+		struct run r = { .scene = &scenes[i], .calls = calls[i] };
 
-		snprintf(world.what, sizeof(world.what),
-		    "%s, %s number %ld answers %s", scene->name,
-		    call_name(f->call), at, strerrorname_np(f->error));
-		if (!run_scene(&r))
-			return runs;
-		check_end(&r);
-		scene_survey();
-		for (int i = 0; i < scene->queued; i++)
-			survey_seed(i, false);
-		runs++;
+		snprintf(world.what, sizeof(world.what), "%s, in peace",
+		    scenes[i].name);
+		run_scene(&r);
+		scene_survey(r.scene);
 	}
 }
 
 static long
-fault_all(long first, long step)
+calls_of(int scene, long number)
 {
-	long runs = 0;
+	long n = 0;
 
-	for (size_t i = 0; i < sizeof(faults) / sizeof(*faults); i++) {
-		runs += fault(&everything, &faults[i], first, step);
-		runs += fault(&recovery, &faults[i], first, step);
+	for (long i = 0; i < NUMBERS; i++)
+		n += number == ANY || number == i ? calls[scene][i] : 0;
+	return n;
+}
+
+static void
+say_what(const struct scene *scene, const struct fault *f, long at, long number)
+{
+	if (f->error == 0)
+		snprintf(world.what, sizeof(world.what),
+		    "%s, killed at %ld, before %s", scene->name, at,
+		    call_name(number));
+	else
+		snprintf(world.what, sizeof(world.what),
+		    "%s, %s number %ld answers %s", scene->name,
+		    call_name(f->call), at, strerrorname_np(f->error));
+}
+
+/* Let one call fail, or be the last; survey what has come of it.  How many
+ * calls there are varies from run to run, for some commits take two messages at
+ * once: where this one is not made, try the last that was.  False: in vain. */
+static bool
+strike_one(const struct scene *scene, const struct fault *f, long at)
+{
+	struct run r = { 0 };
+
+	for (int i = 0; i < AGAIN && !r.met; i++) {
+		r = (struct run){ .scene = scene, .at = at, .fail = f->call,
+			.error = f->error };
+		say_what(scene, f, at, ANY);
+		run_scene(&r);
+		say_what(scene, f, at, r.number);
+		if (f->error != 0)
+			check_end(&r);
+		scene_survey(scene);
+		for (int n = 0; n < scene->queued; n++)
+			survey_seed(n, false);
+		if (!r.met && r.count > 0)
+			at = r.count;
+	}
+	return r.met;
+}
+
+/* A row's so manyth call, counted from 0 through all scenes. */
+static bool
+strike_nth(const struct fault *f, long n)
+{
+	int scene = 0;
+
+	while (n >= calls_of(scene, f->call))
+		n -= calls_of(scene++, f->call);
+	return strike_one(&scenes[scene], f, n + 1);
+}
+
+/* A worker's part of all runs of these rows: each takes the next one. */
+static long
+strike_all(const struct fault *rows, int n_rows, long step)
+{
+	long runs = 0, turn = 0, mine = atomic_fetch_add(&shared->next, 1);
+
+	for (int i = 0; i < n_rows; i++) {
+		long total = 0;
+
+		for (int s = 0; s < SCENES; s++)
+			total += calls_of(s, rows[i].call);
+		long least = step < total ? step : total;
+
+		for (long n = least > 0 ? starts[i] % least : 0; n < total;
+		     n += step) {
+			if (turn++ != mine)
+				continue;
+			bool fired = strike_nth(&rows[i], n);
+
+			atomic_fetch_add(&shared->fired[i], fired);
+			runs += fired;
+			mine = atomic_fetch_add(&shared->next, 1);
+		}
 	}
 	return runs;
+}
+
+static long
+crash_all(long worker, long step)
+{
+	(void)worker;
+	return strike_all(&killed, 1, step);
+}
+
+static long
+fault_all(long worker, long step)
+{
+	(void)worker;
+	return strike_all(faults, FAULTS, step);
+}
+
+/* Can no scene come to this? */
+static bool
+is_beyond(long call)
+{
+	bool copies = call == SYS_sendfile;
+
+#ifdef SYS_rename
+	copies |= call == SYS_rename;
+#endif
+	return copies && one_fs;
+}
+
+/* How many rows never fired, or have a call without a name. */
+static int
+count_idle(void)
+{
+	int idle = 0;
+
+	for (int i = 0; i < FAULTS; i++) {
+		const struct fault *f = &faults[i];
+		bool fired = atomic_load(&shared->fired[i]) > 0;
+		bool named = strcmp(call_name(f->call), another_call) != 0;
+
+		if (!fired)
+			printf("%s has never answered %s%s\n",
+			    call_name(f->call), strerrorname_np(f->error),
+			    is_beyond(f->call) ? ": one file system" : "");
+		if (!named)
+			printf("call %ld has no name\n", f->call);
+		idle += !named || (!fired && !is_beyond(f->call));
+	}
+	return idle;
 }
 
 /* ---- beside -------------------------------------------------------------- */
@@ -344,7 +415,7 @@ beside_server(long first, long step)
 {
 	long runs = 0;
 
-	for (long at = first, silent = 0; silent < SILENT_RUNS; at += step) {
+	for (long at = first, silent = 0; silent < AGAIN; at += step) {
 		struct run r = { .scene = &drain, .at = at, .fail = ANY,
 			.beside = look_and_delete };
 
@@ -352,7 +423,7 @@ beside_server(long first, long step)
 		    "-q, -d and a second server at call %ld", at);
 		silent = run_scene(&r) ? 0 : silent + 1;
 		check_end(&r);
-		scene_survey();
+		scene_survey(&drain);
 		for (int i = 0; i < drain.queued; i++)
 			survey_seed(i, i == 1);
 		runs++;
@@ -405,7 +476,7 @@ beside_option(const char *mode, const char *word, long first, long step)
 			check_list(WEXITSTATUS(status));
 		else if (WEXITSTATUS(status) != 0 && WEXITSTATUS(status) != 66)
 			complain("status %x", (unsigned)status);
-		scene_survey();
+		scene_survey(&drain);
 		for (int i = 0; i < drain.queued; i++)
 			survey_seed(i, word != NULL && i == 1);
 		runs++;
@@ -413,8 +484,11 @@ beside_option(const char *mode, const char *word, long first, long step)
 }
 
 static long
-beside_all(long first, long step)
+beside_all(long worker, long step)
 {
+	long first = 1 + starts[0] % step + worker * step;
+
+	step *= WORKERS;
 	return beside_server(first, step) +
 	    beside_option("-q", NULL, first, step) +
 	    beside_option("-d", doomed, first, step);
@@ -424,23 +498,22 @@ beside_all(long first, long step)
 
 static const struct mode {
 	const char *name, *says;
-	long (*all)(long first, long step);
+	long (*all)(long worker, long step);
 } modes[] = {
 	{ "crash", "killed before a system call", crash_all },
 	{ "fault", "a call that failed once", fault_all },
 	{ "beside", "-q, -d and a second server", beside_all },
 };
 
-/* One worker's part of the runs; what it did goes to the pipe. */
+/* What a worker did goes to the pipe. */
 static void
-work(const struct mode *mode, const char *binary, long first, long step,
+work(const struct mode *mode, const char *binary, long worker, long step,
     int out)
 {
-	world_begin(binary);
-	long did[2] = { mode->all(first, step), 0 };
+	worlds_begin(binary);
+	long did[2] = { mode->all(worker, step), 0 };
 
-	snprintf(world.what, sizeof(world.what), "the end");
-	world_end();
+	worlds_end();
 	did[1] = world.failures;
 	if (write(out, did, sizeof(did)) != sizeof(did))
 		exit(2);
@@ -450,26 +523,31 @@ work(const struct mode *mode, const char *binary, long first, long step,
 int
 main(int argc, char **argv)
 {
-	long step = argc > 3 ? atol(argv[3]) : 1, runs = 0, failures = 0;
-	const struct mode *mode = modes, *end = modes + 3; /* all of them */
-	unsigned char first = 0;
+	long step = argc > 3 ? atol(argv[3]) : 1, runs = 0, failures;
+	const struct mode *mode = modes, *end = modes + 3;
 	int ends[2], status, bad = 0;
 	long did[2];
 
 	while (mode < end && (argc < 3 || strcmp(mode->name, argv[2]) != 0))
 		mode++;
-	if (mode == end || step < 1 || pipe(ends) < 0) {
+	if (mode == end || step < 1 || pipe(ends) < 0 ||
+	    getrandom(starts, sizeof(starts), 0) != sizeof(starts)) {
 		fprintf(stderr, "usage: torture SERVER crash|fault|beside"
 		    " [N]\n");
 		return 2;
 	}
 	signal(SIGPIPE, SIG_IGN);
-	if (step > 1 && getrandom(&first, 1, 0) != 1)
-		first = 0;
-	for (long w = 0; w < WORKERS; w++)
+	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE,
+	    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (mode->all != beside_all) {
+		worlds_begin(argv[1]);
+		rehearse();
+		worlds_end();
+	}
+	failures = world.failures;
+	for (long worker = 0; worker < WORKERS; worker++)
 		if (fork() == 0)
-			work(mode, argv[1], 1 + first % step + w * step,
-			    WORKERS * step, ends[1]);
+			work(mode, argv[1], worker, step, ends[1]);
 	while (wait(&status) > 0)
 		bad |= status;
 	close(ends[1]);
@@ -477,7 +555,9 @@ main(int argc, char **argv)
 		runs += did[0];
 		failures += did[1];
 	}
-	printf("%s: %ld runs, every %ld from %ld, %ld failures\n", mode->says,
-	    runs, step, 1 + first % step, failures);
-	return bad != 0 || runs == 0;
+	if (mode->all == fault_all)
+		failures += count_idle();
+	printf("%s: %ld runs, every %ld, %ld failures\n", mode->says, runs,
+	    step, failures);
+	return bad != 0 || failures > 0 || runs == 0;
 }

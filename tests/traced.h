@@ -165,6 +165,8 @@ traced_string(pid_t pid, uint64_t from, char text[PATH_MAX])
 	return text;
 }
 
+static const char another_call[] = "another call";
+
 /* The names of the calls that a disk answers, and a few more. */
 static inline const char *
 call_name(long number)
@@ -181,14 +183,21 @@ call_name(long number)
 		{ SYS_ftruncate, "ftruncate" }, { SYS_sendfile, "sendfile" },
 		{ SYS_read, "read" }, { SYS_lseek, "lseek" },
 		{ SYS_close, "close" }, { SYS_sendto, "sendto" },
-		{ SYS_recvfrom, "recvfrom" },
+		{ SYS_recvfrom, "recvfrom" }, { SYS_newfstatat, "fstatat" },
+		{ SYS_flock, "flock" }, { SYS_socket, "socket" },
+		{ SYS_ppoll, "ppoll" }, { SYS_pread64, "pread" },
+		{ SYS_connect, "connect" },
 #ifdef SYS_open
 		{ SYS_open, "open" }, { SYS_link, "link" },
 		{ SYS_unlink, "unlink" }, { SYS_rename, "rename" },
 		{ SYS_mkdir, "mkdir" }, { SYS_poll, "poll" },
+		{ SYS_access, "access" },
 #endif
 #ifdef SYS_renameat2
 		{ SYS_renameat2, "renameat2" },
+#endif
+#ifdef SYS_faccessat2
+		{ SYS_faccessat2, "faccessat2" },
 #endif
 #ifdef SYS_accept4
 		{ SYS_accept4, "accept4" },
@@ -198,7 +207,7 @@ call_name(long number)
 	for (size_t i = 0; i < sizeof(known) / sizeof(*known); i++)
 		if (known[i].number == number)
 			return known[i].name;
-	return "another call";
+	return another_call;
 }
 
 #endif
