@@ -155,7 +155,9 @@ maildrop_make(const char *user)
 	    folder_make(maildrop_path(path, user, "tmp"));
 }
 
-/* The content, again, on the mailbox's own file system, and durable there. */
+/* The content, again, on the mailbox's own file system, and durable there.
+ * Exercise: who is killed meanwhile leaves half a copy in tmp/, for good.  Mail
+ * readers remove from there what is old; at our own start we could. */
 static bool
 maildrop_copy(const struct msg *m, const char *user)
 {
