@@ -963,15 +963,16 @@ half_of(const char *name)
 }
 
 /* One name less in a pair: what a crash left of M3 or M5; or the operator is
- * about to move the other one back from failed/. */
+ * about to move the other one back from failed/, and it alone is there. */
 static void
 remove_half(const char *name)
 {
 	char other[ID_LEN + 5];
-	bool kept = faccessat(srv.spool.failed,
-			file_name(other, name,
-			    half_of(name) == 'e' ? ".msg" : ".env"),
-			F_OK, 0) == 0;
+	int failed = srv.spool.failed;
+	bool kept = faccessat(failed, name, F_OK, 0) < 0 &&
+	    faccessat(failed,
+		file_name(other, name, half_of(name) == 'e' ? ".msg" : ".env"),
+		F_OK, 0) == 0;
 
 	log_event(PART_QUEUE, "-", "%s %s: its other half is not there",
 	    kept ? "left alone" : "removed", name);
