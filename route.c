@@ -459,6 +459,17 @@ print_hop(const struct hop *hop)
 	    hop->left_out != NULL ? hop->left_out : "");
 }
 
+/* "10 mail.lab.test (2 more addresses) left out: ...": they have no hops. */
+static void
+print_unused(const struct mail_host *h, const struct lookup *l)
+{
+	if (usable(l) == HOST_ADDRESSES && l->n > HOST_ADDRESSES)
+		printf("%u %s (%zu more addresses) left out:"
+		       " %d of a host are enough\n",
+		    h->preference, h->name, l->n - HOST_ADDRESSES,
+		    HOST_ADDRESSES);
+}
+
 void
 route_print(const struct route *r)
 {
@@ -467,6 +478,10 @@ route_print(const struct route *r)
 		for (size_t i = 0; i < r->n; i++)
 			if ((r->hops[i].left_out != NULL) == left_out)
 				print_hop(&r->hops[i]);
+	for (size_t i = 0; i < r->n_hosts; i++) {
+		print_unused(&r->hosts[i], r->hosts[i].a);
+		print_unused(&r->hosts[i], r->hosts[i].aaaa);
+	}
 	if (r->state == ROUTE_IMPOSSIBLE)
 		printf("undeliverable: %s %s\n", r->status, r->reason);
 	else if (r->state == ROUTE_UNKNOWN)

@@ -721,18 +721,12 @@ START_TEST(route_out_of_memory_and_too_long)
 }
 END_TEST
 
-/* -r: a line a hop, those left out with the reason behind them. */
-START_TEST(route_print_is_for_students)
+/* What -r prints of a domain. */
+static const char *
+printed(const char *domain)
 {
-	static const char want[] =
-	    "mxt6: mail hosts (MX)\n"
-	    "5 ten1 [10.0.0.1]:%u\n"
-	    "6 %s left out: %s\n"
-	    "6 %s left out: %s\n";
-	char text[1000] = "", expected[2][1000], self[40], other[40];
-	const char *us = "that is ourselves (RFC 5321 5.1)";
-	const char *worse = "not better than ourselves";
-	struct route *r = route_begin("mxt6");
+	static char text[1000];
+	struct route *r = route_begin(domain);
 	FILE *old = stdout;
 
 	route_step(r);
@@ -741,6 +735,22 @@ START_TEST(route_print_is_for_students)
 	fclose(stdout);
 	stdout = old;
 	route_free(r);
+	return text;
+}
+
+/* -r: a line a hop, those left out with the reason behind them. */
+START_TEST(route_print_is_for_students)
+{
+	static const char want[] =
+	    "mxt6: mail hosts (MX)\n"
+	    "5 ten1 [10.0.0.1]:%u\n"
+	    "6 %s left out: %s\n"
+	    "6 %s left out: %s\n";
+	char expected[2][1000], self[40], other[40];
+	const char *us = "that is ourselves (RFC 5321 5.1)";
+	const char *worse = "not better than ourselves";
+	const char *text = printed("mxt6");
+
 	snprintf(self, sizeof(self), "self.test [127.0.0.9]:%u", conf.smtp_port);
 	snprintf(other, sizeof(other), "ten2 [10.0.0.2]:%u", conf.smtp_port);
 	snprintf(expected[0], 1000, want, conf.smtp_port, self, us, other,
@@ -749,6 +759,21 @@ START_TEST(route_print_is_for_students)
 	    us);
 	ck_assert(strcmp(text, expected[0]) == 0 ||
 	    strcmp(text, expected[1]) == 0);
+}
+END_TEST
+
+/* "m1.many" has ten addresses, of which eight are tried. */
+START_TEST(route_print_counts_the_addresses_left_out)
+{
+	many = 1;
+	many_last = 3;
+	const char *text = printed("many");
+
+	ck_assert_ptr_nonnull(strstr(text, "\n3 m1.many [10.0.1.8]:"));
+	ck_assert_ptr_null(strstr(text, "[10.0.1.9]"));
+	ck_assert_ptr_nonnull(strstr(text, "\n3 m1.many (2 more addresses)"
+	    " left out: 8 of a host are enough\n"));
+	ck_assert_ptr_null(strstr(printed("mxt6"), "more addresses"));
 }
 END_TEST
 
@@ -1465,6 +1490,7 @@ main(void)
 	    rfc5321_5_1_wildcard_listener_is_any_address_of_ours, 0, 2);
 	tcase_add_test(tc, route_out_of_memory_and_too_long);
 	tcase_add_test(tc, route_print_is_for_students);
+	tcase_add_test(tc, route_print_counts_the_addresses_left_out);
 	tcase_add_loop_test(tc, rfc5321_4_5_2_every_split, 0,
 	    (int)NELEM(dots));
 	tcase_add_loop_test(tc, rfc5321_4_2_dialogues, 0,
