@@ -82,23 +82,24 @@ put_explanation(struct msg *m, const struct job *j)
 			 "not be tried again");
 }
 
-/* The enhanced status code (RFC 3463 2) in a reply, or, where it has none, the
- * report's class alone.  A 4.y.z stays also in a failure: expiry is one. */
+/* The enhanced status code (RFC 3463 2) in a reply; where it has none, or one
+ * that its own first digit contradicts, that digit's class alone; without a
+ * digit the report's.  A 4.y.z stays also in a failure: expiry is one. */
 static void
 status_of(const char *reply, bool warning, char status[12])
 {
 	const char *code = reply;
+	char class = *reply == '4' || (warning && *reply != '5') ? '4' : '5';
 
 	if (strspn(reply, "0123456789") == 3)
 		code += 3 + strspn(reply + 3, " -");
-	bool enhanced = (*code == '4' || *code == '5') && code[1] == '.';
+	bool enhanced = *code == class && code[1] == '.';
 	size_t len = enhanced ? strspn(code, "0123456789.") : 0;
 
-	if (len < 5 || len > 9) {
-		code = warning ? "4.0.0" : "5.0.0";
-		len = 5;
-	}
-	snprintf(status, 12, "%.*s", (int)len, code);
+	if (len < 5 || len > 9)
+		snprintf(status, 12, "%c.0.0", class);
+	else
+		snprintf(status, 12, "%.*s", (int)len, code);
 }
 
 /* What a program reads (RFC 3464 2.3), for one recipient: as the envelope had

@@ -463,6 +463,39 @@ START_TEST(report_of_two)
 }
 END_TEST
 
+static const struct {
+	const char *reply, *status;
+} statuses[] = {
+	{ "550 4.7.1 no", "5.0.0" },
+	{ "450 5.7.1 no", "4.0.0" },
+	{ "550-5.7.1 no", "5.7.1" },
+	{ "450 4.7.1 no", "4.7.1" },
+	{ "550 no", "5.0.0" },
+	{ "450 no", "4.0.0" },
+	{ "4.4.7 expired", "4.4.7" },
+	{ "5.1.2 no such domain", "5.1.2" },
+	{ "somebody fell over it", "5.0.0" },
+};
+
+/* A reply's first digit counts, whatever its enhanced code says; our own
+ * reasons may have one. */
+START_TEST(rfc3463_2_class_of_a_status)
+{
+	char want[40];
+
+	receive("alice@mail.test", "x@far.test");
+	turn();
+	struct relay *r = only();
+	struct job *j = ready(r);
+
+	j->rcpts[0].state = RCPT_FAILED;
+	j->rcpts[0].reply = strdup(statuses[_i].reply);
+	sent(r);
+	snprintf(want, sizeof(want), "\nStatus: %s\n", statuses[_i].status);
+	ck_assert_ptr_nonnull(strstr(report(), want));
+}
+END_TEST
+
 /* All that a crash would take is gone; what lies on the disk is read again. */
 static void
 restart_queue(void)
@@ -1404,6 +1437,8 @@ main(void)
 	tcase_add_test(tc, one_of_several_is_lost);
 	tcase_add_test(tc, delay_of_one_recipient);
 	tcase_add_test(tc, report_of_two);
+	tcase_add_loop_test(tc, rfc3463_2_class_of_a_status, 0,
+	    NELEM(statuses));
 	tcase_add_test(tc, warning_of_a_delay);
 	tcase_add_test(tc, no_warning);
 	tcase_add_test(tc, warning_that_cannot_be_stored);
