@@ -718,7 +718,9 @@ take_message(struct link *link, const unsigned char *data, size_t len)
 		    " is ignored: ignored=%lu",
 		    link->c.peer_text, srv.dns->ignored);
 		say_why(q, "the name server answers something else");
-	} else if ((g.flags & TC) && !q->stream) {
+	} else if ((g.flags & TC) && q->stream) {
+		next_server(q, "the name server cuts off its answer by TCP");
+	} else if (g.flags & TC) {
 		link_drop(q);
 		q->stream = true;
 		start(q);
