@@ -46,6 +46,7 @@ enum {
 struct link {
 	struct conn c;      /* first */
 	struct question *q; /* NULL: of a client, or nobody waits any more */
+	bool strange;       /* a reply came that was not ours */
 };
 
 /* What dns_ask() returns is the lookup in one of these. */
@@ -717,7 +718,7 @@ take_message(struct link *link, const unsigned char *data, size_t len)
 		    "a reply from %s to no question of ours"
 		    " is ignored: ignored=%lu",
 		    link->c.peer_text, srv.dns->ignored);
-		say_why(q, "the name server answers something else");
+		link->strange = true;
 	} else if ((g.flags & TC) && q->stream) {
 		next_server(q, "the name server cuts off its answer by TCP");
 	} else if (g.flags & TC) {
@@ -792,9 +793,8 @@ serve_link(struct link *link)
 		return;
 	if (link->c.late) {
 		next_server(link->q,
-		    link->q->l.why[0] != '\0' ?
-			link->q->l.why :
-			"the name server does not answer");
+		    link->strange ? "the name server answers something else" :
+				    "the name server does not answer");
 	} else if (link->c.revents != 0 && link->q->stream) {
 		serve_tcp_link(link);
 	} else if (link->c.revents != 0) {

@@ -1411,6 +1411,27 @@ START_TEST(next_server_then_failure)
 }
 END_TEST
 
+/* What one server has said is not said of the next, which says nothing. */
+START_TEST(time_out_after_an_error)
+{
+	struct lookup *l = dns_ask("a.test", RR_A);
+
+	expect_query(0);
+	begin_reply(OK_FLAGS | 2);
+	send_reply(0);
+	expect_query(1);
+	for (int i = 0; i < 2; i++) {
+		srv.frozen += 2 * SECOND;
+		expect_query(i);
+	}
+	srv.frozen += 2 * SECOND;
+	turns(3);
+	ck_assert_int_eq(l->state, LOOKUP_FAILED);
+	ck_assert_str_eq(l->why, "the name server does not answer");
+	dns_drop(l);
+}
+END_TEST
+
 /* Nobody listens: the kernel says so, and no time is lost. */
 START_TEST(refused_port_is_not_waited_for)
 {
@@ -2104,6 +2125,7 @@ add_resolver_tests(Suite *suite)
 	tcase_add_test(tcase, reply_of_64_kib);
 	tcase_add_test(tcase, stale_address_lives_for_its_ttl);
 	tcase_add_test(tcase, next_server_then_failure);
+	tcase_add_test(tcase, time_out_after_an_error);
 	tcase_add_test(tcase, refused_port_is_not_waited_for);
 	tcase_add_test(tcase, rfc7766_5_truncated_then_tcp);
 	tcase_add_test(tcase, tcp_record_without_its_data);
