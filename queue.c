@@ -942,7 +942,9 @@ attempt_lost(struct attempt *a)
 	struct dest *d = a->dest;
 	struct job *j = attempt_job(a);
 	const struct relay_news *news = relay_news(a->relay);
+	char reason[REASON_MAX + 16]; /* for a report: its code in front */
 
+	snprintf(reason, sizeof(reason), "%s %s", news->status, news->reason);
 	for (size_t i = 0; j != NULL && i < j->n; i++)
 		if (j->rcpts[i].state != RCPT_DONE)
 			j->rcpts[i].state = RCPT_WAITING;
@@ -958,7 +960,7 @@ attempt_lost(struct attempt *a)
 	} else if (news->delivered == 0 && d->resume != 0)
 		d->backoff = d->resume;
 	else if (news->delivered == 0)
-		dest_failed(d, news->reason);
+		dest_failed(d, reason);
 	attempt_end(a);
 	dest_update(d);
 }

@@ -185,6 +185,7 @@ lose(struct relay *r)
 {
 	r->state = RELAY_LOST;
 	snprintf(r->news.reason, sizeof(r->news.reason), "connection refused");
+	snprintf(r->news.status, sizeof(r->news.status), "4.4.1");
 	turn();
 }
 
@@ -552,8 +553,8 @@ START_TEST(warning_of_a_delay)
 	    "y@far.test\nAction: delayed\nStatus: 4.2.0\n"
 	    "Diagnostic-Code: smtp; 450 4.2.0 later\nWill-Retry-Until: "));
 	ck_assert_ptr_nonnull(strstr(text, "Final-Recipient: rfc822; "
-	    "z@near.test\nAction: delayed\nStatus: 4.0.0\nWill-Retry"));
-	ck_assert_ptr_nonnull(strstr(text, "<z@near.test>\n    connection"));
+	    "z@near.test\nAction: delayed\nStatus: 4.4.1\nWill-Retry"));
+	ck_assert_ptr_nonnull(strstr(text, "<z@near.test>\n    4.4.1 connection"));
 	ck_assert_ptr_nonnull(strstr(text, until));
 	ck_assert_ptr_null(strstr(text, "x@far.test"));
 	ck_assert_ptr_null(strstr(text, "not be tried"));
