@@ -890,6 +890,7 @@ master_load(const char *origin, const char *file, struct diag *d)
 	if (z != NULL) {
 		ld->origin = name;
 		load_file(ld, file);
+		ld->spot.line = 1; /* of what is nowhere in it */
 		check_zone(ld);
 	}
 	if (ld->no_memory) {

@@ -315,7 +315,7 @@ static const struct fault_row {
 	    "4: a.example: an SOA stands at"
 	    " the origin only\n" },
 	{ "\n" SOA, "2: example: there is no NS record (RFC 1035 5.2)\n" },
-	{ "", "0: example: there is no SOA record (RFC 1035 5.2)\n" },
+	{ "", "1: example: there is no SOA record (RFC 1035 5.2)\n" },
 	{ "@ SOA ns\n NS a.b.", "1: SOA: its data is not complete\n" },
 	{ TOP "a CNAME b\na A 1.2.3.4",
 	    "5: a.example: a CNAME stands alone"
