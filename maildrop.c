@@ -390,18 +390,20 @@ maildrop_free(struct maildrop *d)
 	*d = (struct maildrop){ 0 };
 }
 
-/* Other programs have moved or flagged messages: learn their new names, all
- * in one walk along both lists. */
-static void
-maildrop_renew(struct maildrop *d)
+/* A file is not there, because another program has moved or flagged it: learn
+ * all new names, in one walk along both lists.  true: try again, in the next
+ * turn; what is not there even then was removed by somebody else.  Once a
+ * command is enough, and 100,000 names take their time. */
+bool
+maildrop_look(struct maildrop *d)
 {
 	struct maildrop now = { .user = d->user };
 	size_t at = 0;
 
-	d->renewed = srv.now;
-	if (!read_names(&now))
-		now.files.n = 0; /* the old names do for those not moved */
-	for (size_t i = 0; i < d->files.n && at < now.files.n; i++) {
+	if (d->looked)
+		return false;
+	d->looked = read_names(&now);
+	for (size_t i = 0; d->looked && i < d->files.n; i++) {
 		char **old = &d->files.v[i], *swap = *old;
 
 		while (at < now.files.n && by_age(&now.files.v[at], old) < 0)
@@ -412,19 +414,13 @@ maildrop_renew(struct maildrop *d)
 		}
 	}
 	maildrop_free(&now);
+	return d->looked;
 }
 
-/* Where message i is now.  Once a turn, at most, we look where it has gone:
- * after that, what is not there is taken for removed by somebody else. */
 const char *
-maildrop_where(struct maildrop *d, size_t i, char *path)
+maildrop_where(const struct maildrop *d, size_t i, char *path)
 {
-	maildrop_path(path, d->user, d->files.v[i]);
-	if (access(path, F_OK) < 0 && d->renewed != srv.now) {
-		maildrop_renew(d);
-		maildrop_path(path, d->user, d->files.v[i]);
-	}
-	return path;
+	return maildrop_path(path, d->user, d->files.v[i]);
 }
 
 /* Open message i for reading; -1: errno.  O_NONBLOCK, because a FIFO of such
@@ -448,7 +444,7 @@ maildrop_open(struct maildrop *d, size_t i, off_t *size)
 
 /* What a file that does not say it in its name is on the wire: every line end
  * two octets, the last one added where it is missing (RFC 1939 11).  0 for
- * one that cannot be read. */
+ * one that cannot be read, UNKNOWN for one to be looked at again. */
 static uint64_t
 count_octets(struct maildrop *d, size_t message)
 {
@@ -458,6 +454,8 @@ count_octets(struct maildrop *d, size_t message)
 	ssize_t got;
 	int fd = maildrop_open(d, message, &size);
 
+	if (fd < 0 && errno == ENOENT && maildrop_look(d))
+		return UNKNOWN;
 	while (fd >= 0 && (got = read(fd, data, sizeof(data))) > 0)
 		for (ssize_t i = 0; i < got; i++) {
 			octets += data[i] == '\n' && last != '\r' ? 2 : 1;
@@ -481,6 +479,8 @@ maildrop_count(struct maildrop *d)
 		if (work >= COUNT_SLICE)
 			return false;
 		e->octets = count_octets(d, d->counted);
+		if (e->octets == UNKNOWN)
+			return false;
 		d->octets += e->deleted ? 0 : e->octets;
 		work += e->octets + PIECE; /* opening costs, too */
 	}

@@ -305,7 +305,7 @@ struct maildrop {
 	size_t left;             /* not marked */
 	uint64_t octets;         /* of those, as far as it is known */
 	size_t counted;          /* so many from the first are known */
-	msec renewed; /* when it last looked where messages had gone */
+	bool looked; /* for the moved; the session clears it, each command */
 };
 
 /* ---- the state ----------------------------------------------------------- */
@@ -557,12 +557,16 @@ void maildrop_unlink(const struct msg *m, const char *user);
 bool maildrop_load(struct maildrop *d, const char *user);
 void maildrop_free(struct maildrop *d);
 
-/* Of message i, from 0: its path, into path[PATH_SIZE], also where another
- * program has moved it since; it open for reading (-1: errno), and its size;
- * its unique-id, from its name, into uid[UID_MAX + 1] (RFC 1939 7). */
-const char *maildrop_where(struct maildrop *d, size_t i, char *path);
+/* Of message i, from 0: its path when we last looked, into path[PATH_SIZE]; it
+ * open for reading (-1: errno), and its size; its unique-id, from its name,
+ * into uid[UID_MAX + 1] (RFC 1939 7). */
+const char *maildrop_where(const struct maildrop *d, size_t i, char *path);
 int maildrop_open(struct maildrop *d, size_t i, off_t *size);
 const char *maildrop_uid(const char *name, char *uid);
+
+/* ENOENT: look where other programs have moved what was there; true: try again
+ * in the next turn.  False: this command has looked before, or cannot. */
+bool maildrop_look(struct maildrop *d);
 
 /* Count the octets of messages whose names do not tell them, for a while;
  * true: all are known.  Call it again in the next turn. */

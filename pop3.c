@@ -654,6 +654,8 @@ do_retr(struct pop3 *s)
 	uint64_t octets = s->drop.v[s->number - 1].octets;
 
 	s->file = maildrop_open(&s->drop, s->number - 1, &s->unread);
+	if (s->file < 0 && errno == ENOENT && maildrop_look(&s->drop))
+		return SAY_WAIT;
 	if (s->file < 0) {
 		pop3_note(s, "%s", strerror(errno));
 		return SAY_DISK;
@@ -687,8 +689,10 @@ do_rset(struct pop3 *s)
 	return SAY_OK;
 }
 
-/* Some of the marked messages go; true: all have.  Nothing is synced, because
- * after a power cut they may come again: no mail is lost by that. */
+/* Some of the marked messages go; true: all have, but those kept.  Whatever
+ * kept some, they get a second try after a look, since who is only not there
+ * may have been moved.  Nothing is synced, because after a power cut they may
+ * come again: no mail is lost by that. */
 static bool
 remove_some(struct pop3 *s)
 {
@@ -700,15 +704,20 @@ remove_some(struct pop3 *s)
 		if (work++ == REMOVE_SLICE)
 			return false;
 		maildrop_where(&s->drop, s->at, path);
-		if (unlink(path) == 0 || errno == ENOENT) {
+		if (unlink(path) == 0 || (errno == ENOENT && s->drop.looked)) {
+			s->drop.v[s->at].deleted = false;
 			s->removed++;
 			continue;
 		}
 		s->kept++;
 		pop3_note(s, "%s", strerror(errno));
-		log_conn(&s->c, "not removed: %s: %s", path, s->note);
+		if (s->drop.looked)
+			log_conn(&s->c, "not removed: %s: %s", path, s->note);
 	}
-	return true;
+	if (s->kept == 0 || !maildrop_look(&s->drop))
+		return true;
+	s->at = s->kept = 0;
+	return false;
 }
 
 /* RFC 1939 4 and 6.  Runs again until all that was marked is gone. */
@@ -867,6 +876,7 @@ pop3_line(struct pop3 *s, enum line got, const char *line, size_t len)
 	s->commands++;
 	s->verb = NULL;
 	s->note[0] = '\0';
+	s->drop.looked = false;
 	if (got == LINE_TOO_LONG)
 		v = SAY_TOO_LONG;
 	else if (got == LINE_BARE_LF)

@@ -971,6 +971,52 @@ START_TEST(files_that_move_are_found)
 }
 END_TEST
 
+/* The clock stands still: it is no matter how soon one move follows another. */
+START_TEST(files_that_move_again_are_found)
+{
+	put("new/1.a,S=2,W=3", "a\n");
+	put("new/2.b", "b\n");
+	put("new/3.c,S=2,W=3", "c\n");
+	int fd = alice();
+
+	rename(in_dir("mail/alice/new/1.a,S=2,W=3", NULL),
+	    in_dir("mail/alice/cur/1.a,S=2,W=3:2,", NULL));
+	PLAY(fd, "C: RETR 1", "S: +OK", "S= a", "S= .");
+	rename(in_dir("mail/alice/cur/1.a,S=2,W=3:2,", NULL),
+	    in_dir("mail/alice/cur/1.a,S=2,W=3:2,S", NULL));
+	PLAY(fd, "C: RETR 1", "S: +OK", "S= a", "S= .");
+	rename(in_dir("mail/alice/new/2.b", NULL),
+	    in_dir("mail/alice/cur/2.b:2,", NULL));
+	PLAY(fd, "C: LIST 2", "S= +OK 2 3", "C: DELE 1", "S: +OK", "C: DELE 2",
+	    "S: +OK", "C: DELE 3", "S: +OK");
+	rename(in_dir("mail/alice/cur/1.a,S=2,W=3:2,S", NULL),
+	    in_dir("mail/alice/cur/1.a,S=2,W=3:2,FS", NULL));
+	rename(in_dir("mail/alice/new/3.c,S=2,W=3", NULL),
+	    in_dir("mail/alice/cur/3.c,S=2,W=3:2,", NULL));
+	PLAY(fd, "C: QUIT", "S: +OK", "S: (closed)");
+	ck_assert_uint_eq(count_files("cur") + count_files("new"), 0);
+	close(fd);
+}
+END_TEST
+
+/* What cannot be looked for is not said to be removed. */
+START_TEST(a_look_that_fails_removes_nothing)
+{
+	put("new/1.a,S=2,W=3", "a\n");
+	int fd = alice();
+
+	PLAY(fd, "C: DELE 1", "S: +OK");
+	rename(in_dir("mail/alice/new/1.a,S=2,W=3", NULL),
+	    in_dir("mail/alice/cur/1.a,S=2,W=3:2,S", NULL));
+	rename(in_dir("mail/alice/cur", NULL), in_dir("mail/alice/x", NULL));
+	ck_assert_int_eq(symlink("cur", in_dir("mail/alice/cur", NULL)), 0);
+	PLAY(fd, "C: QUIT", "S: -ERR [SYS/TEMP] not all is removed",
+	    "S: (closed)");
+	ck_assert_uint_eq(count_files("x"), 1);
+	close(fd);
+}
+END_TEST
+
 START_TEST(foreign_files_are_counted_once)
 {
 	static char large[COUNT_SLICE / 4];
@@ -1444,6 +1490,8 @@ main(void)
 	tcase_add_test(talk, every_answer_rfc1939_3);
 	tcase_add_test(talk, states_rfc1939_3);
 	tcase_add_test(talk, nothing_removed_without_quit_rfc1939_6);
+	tcase_add_test(talk, files_that_move_again_are_found);
+	tcase_add_test(talk, a_look_that_fails_removes_nothing);
 	tcase_add_test(talk, quit_removes_in_slices_rfc1939_6);
 	tcase_add_test(talk, wrong_password_takes_a_second);
 	tcase_add_test(talk, one_crypt_a_turn);
