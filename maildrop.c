@@ -242,18 +242,31 @@ maildrop_unlink(const struct msg *m, const char *user)
  * a reader such as mutt moves new/X to cur/X:2,S, and the S may change, but X
  * stays for life.  Names need not be ours: any Maildir can be served. */
 
-/* What the name says of the size on the wire, or UNKNOWN.  Nobody's disk is
- * so large that the sum of a snapshot overflows: that is not believed. */
+/* The number behind ",S=" or ",W=", or UNKNOWN.  Nobody's disk is so large that
+ * the sum of a snapshot overflows: that is not believed. */
 static uint64_t
-name_octets(const char *name)
+name_number(const char *name, const char *key)
 {
-	const char *at = strstr(name, ",W=");
+	const char *at = strstr(name, key);
 	uint64_t octets;
 
-	if (at == NULL || (at += 3, !digits_parse(&at, &octets)) ||
+	if (at == NULL || (at += strlen(key), !digits_parse(&at, &octets)) ||
 	    octets > UINT64_MAX / MESSAGES_MAX)
 		return UNKNOWN;
 	return *at == '\0' || *at == ':' || *at == ',' ? octets : UNKNOWN;
+}
+
+/* What the name says of the size on the wire, or UNKNOWN, which is also what
+ * cannot be: at most each octet is a line's end, and the last end lacks. */
+static uint64_t
+name_octets(const char *name)
+{
+	uint64_t disk = name_number(name, ",S=");
+	uint64_t wire = name_number(name, ",W=");
+
+	return disk != UNKNOWN && wire >= disk && wire <= 2 * disk + 2 ?
+	    wire :
+	    UNKNOWN;
 }
 
 /* For qsort(), of "new/NAME": by the time that the name begins with, then by

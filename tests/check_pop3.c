@@ -402,12 +402,18 @@ START_TEST(sizes_from_names)
 {
 	ck_assert_uint_eq(name_octets("new/1.x,S=5,W=7"), 7);
 	ck_assert_uint_eq(name_octets("cur/1.x,S=5,W=7:2,S"), 7);
-	ck_assert_uint_eq(name_octets("new/1.x,W=0,S=5"), 0);
+	ck_assert_uint_eq(name_octets("new/1.x,W=7,S=5"), 7);
+	ck_assert_uint_eq(name_octets("new/1.x,S=0,W=0"), 0);
+	ck_assert_uint_eq(name_octets("new/1.x,S=5,W=5"), 5);
+	ck_assert_uint_eq(name_octets("new/1.x,S=5,W=12"), 12);
+	ck_assert_uint_eq(name_octets("new/1.x,S=5,W=13"), UNKNOWN);
+	ck_assert_uint_eq(name_octets("new/1.x,S=5,W=4"), UNKNOWN);
+	ck_assert_uint_eq(name_octets("new/1.x,W=7"), UNKNOWN);
 	ck_assert_uint_eq(name_octets("new/1.x,S=5"), UNKNOWN);
-	ck_assert_uint_eq(name_octets("new/1.x,W="), UNKNOWN);
-	ck_assert_uint_eq(name_octets("new/1.x,W=7x"), UNKNOWN);
-	ck_assert_uint_eq(name_octets("new/1.x,W=-7"), UNKNOWN);
-	ck_assert_uint_eq(name_octets("new/1.x,W=9999999999999999"), UNKNOWN);
+	ck_assert_uint_eq(name_octets("new/1.x,S=5,W="), UNKNOWN);
+	ck_assert_uint_eq(name_octets("new/1.x,S=5,W=7x"), UNKNOWN);
+	ck_assert_uint_eq(name_octets("new/1.x,S=5,W=-7"), UNKNOWN);
+	ck_assert_uint_eq(name_octets("new/1.x,S=5,W=9999999999999999"), UNKNOWN);
 }
 END_TEST
 
