@@ -34,7 +34,7 @@
 /* Every limit has a test that goes to it and one past it. */
 enum {
 	SMTP_LINE = 2048,    /* RFC 5321 4.5.3.1.4 asks for 512 and more */
-	POP3_LINE = 257,     /* RFC 2449 4: 255 octets, and CRLF */
+	POP3_LINE = 255,     /* RFC 2449 4, with CRLF */
 	LOCAL_MAX = 64,      /* RFC 5321 4.5.3.1.1: local part */
 	PATH_MAX_SMTP = 256, /* RFC 5321 4.5.3.1.3, with < and > */
 	REPLY_ROOM = 1024,   /* no command is read with less room to answer */

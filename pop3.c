@@ -276,7 +276,7 @@ static const struct {
 	[SAY_BARE_LF] = { "-ERR a line ends in CR LF, this one in LF alone "
 			  "(nc needs -C)",
 	    "RFC 1939 3" },
-	[SAY_TOO_LONG] = { "-ERR over 255 octets and CR LF", "RFC 2449 4" },
+	[SAY_TOO_LONG] = { "-ERR over 255 octets with CR LF", "RFC 2449 4" },
 	[SAY_NUL] = { "-ERR a NUL is not printable", "RFC 1939 3" },
 	[SAY_NO_SUCH] = { "-ERR no such message: there are ", "RFC 1939 5" },
 	[SAY_DELETED] = { "-ERR it is marked as deleted", "RFC 1939 5" },

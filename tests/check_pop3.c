@@ -707,8 +707,8 @@ START_TEST(lines_rfc1939_3)
 	static char longest[POP3_LINE + 4], longer[POP3_LINE + 5];
 	static char endless[10000];
 
-	snprintf(longest, sizeof(longest), "R: %0255d\r\n", 0);
-	snprintf(longer, sizeof(longer), "R: %0256d\r\n", 0);
+	snprintf(longest, sizeof(longest), "R: %0253d\r\n", 0);
+	snprintf(longer, sizeof(longer), "R: %0254d\r\n", 0);
 	snprintf(endless, sizeof(endless), "R: %09990d\r\n", 0);
 	int fd = client();
 
@@ -758,7 +758,7 @@ START_TEST(every_answer_rfc1939_3)
 			if (!in)
 				expect_answer(fd, "");
 			snprintf(line, sizeof(line), "%s%0*d\r\n", words[i],
-			    255 - (int)strlen(words[i]), 0);
+			    253 - (int)strlen(words[i]), 0);
 			expect_answer(fd, line);
 			snprintf(line, sizeof(line), "%s\r\n", words[i]);
 			expect_answer(fd, line);
