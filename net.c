@@ -426,8 +426,13 @@ address_literal(const char *text, union address *a)
 	bool v6 = strncasecmp(text, "[IPv6:", 6) == 0;
 	const char *host = text + (v6 ? 6 : 1);
 	size_t len = strcspn(host, "]");
+	size_t groups = memchr(host, '.', len) != NULL; /* IPv4's are two */
 
-	if (host[len] == '\0' || !address_host(host, len, a) ||
+	for (size_t i = 0; i < len; i++)
+		groups += host[i - 1] == ':' && host[i] != ':';
+	/* Of eight groups, "::" stands for two or more (RFC 5321 4.1.3); so
+	 * seven are never written. */
+	if (host[len] == '\0' || groups == 7 || !address_host(host, len, a) ||
 	    (a->any.sa_family == AF_INET6) != v6)
 		return NULL;
 	return host + len + 1;
