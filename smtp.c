@@ -89,7 +89,7 @@ struct smtp {
 	struct content content;
 	/* What is being answered? */
 	const struct smtp_verb *verb; /* NULL: not known, or no command */
-	char note[REASON_MAX];        /* the %s of the reply's text */
+	char note[PATH_MAX_SMTP + 1]; /* the %s of the reply's text */
 	unsigned fault_code;
 	unsigned errors;           /* 5yz so far */
 	struct smtp *next_waiting; /* for the commit */

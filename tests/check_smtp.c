@@ -442,7 +442,7 @@ expect_closed(int fd, const char *want)
 START_TEST(rfc5321_4_1_1_1_ehlo_lists_extensions)
 {
 	int fd = client();
-	char want[512];
+	char want[2100];
 	struct sockaddr_in me;
 	socklen_t len = sizeof(me);
 
@@ -940,10 +940,15 @@ START_TEST(rfc5321_4_5_3_1_address_limits)
 		say(fd, line, cases[i].want);
 		say(fd, "RSET", "250");
 	}
+	char want[2100];
+
 	make_path(line, "MAIL FROM:", 64, 189);
-	say(fd, line, "250");
+	snprintf(want, sizeof(want), "250 2.1.0 sender OK: %s\r\n", line + 10);
+	say(fd, line, want);
 	make_path(line, "RCPT TO:", 64, 189);
-	say(fd, line, "250");
+	snprintf(want, sizeof(want), "250 2.1.5 recipient OK: %s\r\n",
+	    line + 8);
+	say(fd, line, want);
 	say(fd, "DATA", "354");
 	say(fd, ".", "250");
 	ck_assert_uint_eq(strlen(fake.kept[0].sender), 254);
