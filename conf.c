@@ -348,7 +348,7 @@ read_relay_from(struct reader *rd, const struct directive *dir, char **value)
 }
 
 /* Open a file that the configuration names, or say why not: then it has no
- * lines.  next_line() closes it.  No path: no memory, and that has been said. */
+ * lines.  next_line() closes it.  No path: no memory, and that was said. */
 static struct reader
 open_named(const struct reader *rd, const char *path)
 {

@@ -5,9 +5,8 @@
  *	The poll set and the connections in it, the one buffer type, the
  *	clock, the log, and the few small things that several files need.
  * Call it in this order
- *	net_start(); net_listen() for every port; then, for every turn,
- *	net_wait(), the files' serve functions, net_settle(), their reap
- *	functions.
+ *	net_start(); net_listen() for every port; then, every turn,
+ *	net_wait(), the serve functions, net_settle(), the reap functions.
  * A typical sequence, with break net_settle in gdb
  *	net_wait -> smtp_serve -> net_accept -> ... -> net_settle -> net_gone
  * Always true
@@ -18,8 +17,8 @@
  *	only then can it have changed.
  *	srv.net.wake is never later than the earliest deadline.
  * What it does not do
- *	epoll: poll() walks all connections anyway, and so may we, once a
- *	turn.  Exercise: replace it, and measure with 10 and 10,000 clients.
+ *	epoll: poll() walks all connections, and so may we.  Exercise: replace
+ *	it, and measure with 10 and 10,000 clients.
  */
 #include <arpa/inet.h>
 #include <assert.h>
@@ -430,8 +429,7 @@ address_literal(const char *text, union address *a)
 
 	for (size_t i = 0; i < len; i++)
 		groups += host[i - 1] == ':' && host[i] != ':';
-	/* Of eight groups, "::" stands for two or more (RFC 5321 4.1.3); so
-	 * seven are never written. */
+	/* Seven of eight are never written: RFC 5321 4.1.3. */
 	if (host[len] == '\0' || groups == 7 || !address_host(host, len, a) ||
 	    (a->any.sa_family == AF_INET6) != v6)
 		return NULL;

@@ -18,8 +18,7 @@
  *	A message is in the queue while its envelope has its name there.
  *	After a sync that failed nothing that was open is taken for written.
  * What it does not do
- *	Checksums: the order of the steps makes them needless.  Exercise: swap
- *	two steps of spool_commit() and find the crash that shows it.
+ *	Checksums: the order of the steps makes them needless.
  */
 #include <assert.h>
 #include <dirent.h>
@@ -457,6 +456,19 @@ read_outcome(struct envelope *e, const char *value, bool done)
 	return r->reply != NULL;
 }
 
+/* A line that is a word.  One that is not known is a later version's. */
+static void
+read_word(struct envelope *e, const char *line)
+{
+	if (strcmp(line, "eightbit") == 0)
+		e->eightbit = true;
+	else if (strcmp(line, "warned") == 0)
+		e->warned = true;
+	else if (strcmp(line, "over") == 0)
+		for (size_t i = 0; i < e->n; i++)
+			e->rcpts[i].state = RCPT_DONE;
+}
+
 /* One whole line of an envelope; false: no memory. */
 static bool
 read_line(struct envelope *e, char *line)
@@ -481,24 +493,24 @@ read_line(struct envelope *e, char *line)
 		e->head = strtoul(value, NULL, 10);
 	else if ((value = value_of(line, "octets")) != NULL)
 		e->octets = strtoul(value, NULL, 10);
-	else if (strcmp(line, "eightbit") == 0)
-		e->eightbit = true;
-	else if (strcmp(line, "warned") == 0)
-		e->warned = true;
-	for (size_t i = 0; strcmp(line, "over") == 0 && i < e->n; i++)
-		e->rcpts[i].state = RCPT_DONE;
+	else
+		read_word(e, line);
 	return true;
 }
 
-/* NULs in it, too, would be others'. */
+/* Nor NULs. */
 static bool
 is_printable(const char *line, size_t len)
 {
-	size_t good = 0;
+	while (len > 0 && (unsigned char)line[len - 1] >= ' ')
+		len--;
+	return len == 0;
+}
 
-	while (good < len && (unsigned char)line[good] >= ' ')
-		good++;
-	return good == len;
+static bool
+is_sound(const struct envelope *e)
+{
+	return e->sender != NULL && e->n > 0 && e->head <= e->size;
 }
 
 bool
@@ -523,8 +535,7 @@ spool_read(int dir, const char *id, struct envelope *e)
 		ok = is_printable(line, (size_t)len - 1) && read_line(e, line);
 	}
 	free(line);
-	ok = ok && feof(f) && e->sender != NULL && e->n > 0 &&
-	    e->head <= e->size;
+	ok = ok && feof(f) && is_sound(e);
 	if (f != NULL)
 		fclose(f);
 	else if (fd >= 0)
@@ -968,11 +979,10 @@ static void
 remove_half(const char *name)
 {
 	char other[ID_LEN + 5];
-	int failed = srv.spool.failed;
-	bool kept = faccessat(failed, name, F_OK, 0) < 0 &&
-	    faccessat(failed,
-		file_name(other, name, half_of(name) == 'e' ? ".msg" : ".env"),
-		F_OK, 0) == 0;
+	const char *end = half_of(name) == 'e' ? ".msg" : ".env";
+	int at = srv.spool.failed;
+	bool kept = faccessat(at, name, F_OK, 0) < 0 &&
+	    faccessat(at, file_name(other, name, end), F_OK, 0) == 0;
 
 	log_event(PART_QUEUE, "-", "%s %s: its other half is not there",
 	    kept ? "left alone" : "removed", name);
