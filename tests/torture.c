@@ -136,7 +136,6 @@ static const struct fault {
 #ifdef SYS_mkdir
 	{ SYS_mkdir, EIO }, { SYS_mkdir, ENOSPC }, { SYS_mkdir, EDQUOT },
 	{ SYS_unlink, EIO }, { SYS_rename, EIO }, { SYS_rename, ENOSPC },
-	{ SYS_access, EIO },
 #endif
 #ifdef SYS_faccessat2
 	{ SYS_faccessat2, EIO },

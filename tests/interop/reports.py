@@ -31,7 +31,7 @@ TELLS = {
     'x@none.site.test': [('failed', '5.1.2')],
     'x@null.site.test': [('failed', '5.1.10')],
     'nobody@good.site.test': [('failed', '5.1.1')],
-    'x@dead.site.test': [('delayed', '4.0.0'), ('failed', '4.4.7')],
+    'x@dead.site.test': [('delayed', '4.4.1'), ('failed', '4.4.7')],
 }
 ZONE = '''$TTL 60
 @ SOA ns admin 1 7200 900 1209600 30
