@@ -991,17 +991,8 @@ survey(const struct recording *r, const struct promise *p)
 	told->n_uids = p->n_uids;
 	told->deleted = p->deleted;
 	told->quit_said = p->quit_said;
-	each_file(path_of("a-data/queue"), is_explained);
-	survey_mailboxes();
-	world.a = start_plain("a");
-	if (world.a < 0)
+	if (!survey_restart(DRAIN))
 		return;
-	if (!wait_drained(DRAIN))
-		complain("the queue does not drain: %s",
-		    get_file(path_of("a.log"), NULL));
-	survey_pop3();
-	stop_plain(world.a, "a");
-	survey_mailboxes();
 	for (int m = 0; m < MAILS; m++)
 		look_for_mail(m, p);
 	for (int i = 0; i < r->scene->queued; i++)

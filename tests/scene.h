@@ -1069,22 +1069,32 @@ look_into_failed(const struct scene *scene)
 		each_file(path_of("a-data/queue/failed"), is_left);
 }
 
-/* A has ended somehow.  Look; start it again; look again. */
-static inline void
-scene_survey(const struct scene *scene)
+/* Look at what lies there; let A, started again, empty its queue within these
+ * seconds; look again.  False: it does not start. */
+static inline bool
+survey_restart(time_t seconds)
 {
-	world.told->dead = false;
 	each_file(path_of("a-data/queue"), is_explained);
 	survey_mailboxes();
 	world.a = start_plain("a");
 	if (world.a < 0)
-		return;
-	if (!wait_drained(PATIENCE))
+		return false;
+	if (!wait_drained(seconds))
 		complain("the queue does not drain: %s",
 		    get_file(path_of("a.log"), NULL));
 	survey_pop3();
 	stop_plain(world.a, "a");
 	survey_mailboxes();
+	return true;
+}
+
+/* A has ended somehow: what has come of all that was promised? */
+static inline void
+scene_survey(const struct scene *scene)
+{
+	world.told->dead = false;
+	if (!survey_restart(PATIENCE))
+		return;
 	for (int m = 0; m < MAILS; m++)
 		survey_mail(m);
 	each_file(path_of("a-data/queue"), is_left);
