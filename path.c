@@ -98,7 +98,7 @@ path_skip(const char *begin, struct path *path)
 {
 	const char *local = begin + 1;
 
-	path->fault = "its source route is none (RFC 5321 C)";
+	path->fault = "its source route is none";
 	if (*local == '@' && (local = skip_route(local)) == NULL)
 		return NULL;
 	path->fault = "its local part is none";
@@ -106,24 +106,24 @@ path_skip(const char *begin, struct path *path)
 
 	if (at == NULL)
 		return NULL;
-	path->fault = "its local part has over 64 octets (RFC 5321 4.5.3.1.1)";
+	path->fault = "its local part has over 64 octets";
 	if (at - local > LOCAL_MAX)
 		return NULL;
 	path->fault = "no @ and domain after its local part";
 	if (*at != '@')
 		return NULL;
-	path->fault = "its domain or address literal is none (RFC 5321 4.1.3)";
+	path->fault = "its domain or address literal is none";
 	const char *end = path_skip_host(at + 1);
 
 	if (end == NULL)
 		return NULL;
-	path->fault = "its domain has over 255 octets (RFC 5321 4.5.3.1.2)";
+	path->fault = "its domain has over 255 octets";
 	if (end - (at + 1) > DOMAIN_MAX)
 		return NULL;
 	path->fault = "no > after its domain";
 	if (*end != '>')
 		return NULL;
-	path->fault = "it has over 256 octets (RFC 5321 4.5.3.1.3)";
+	path->fault = "it has over 256 octets";
 	if (end + 1 - begin > PATH_MAX_SMTP)
 		return NULL;
 	snprintf(path->mailbox, sizeof(path->mailbox), "%.*s",

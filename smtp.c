@@ -140,9 +140,10 @@ enum verdict {
 	SAY_DATA, SAY_ACCEPTED, SAY_PERHAPS, SAY_HELP, SAY_BYE, SAY_STARTED,
 	SAY_NO_MAIL, SAY_NOT_YOURS, SAY_UNKNOWN, SAY_TOO_LONG, SAY_BARE_LF,
 	SAY_OCTETS, SAY_SYNTAX, SAY_NOT_HERE, SAY_SEQUENCE, SAY_BAD_SENDER,
-	SAY_BAD_RCPT, SAY_PARAM, SAY_TOO_BIG, SAY_NOBODY, SAY_RELAYING,
-	SAY_TOO_MANY, SAY_MEMORY, SAY_BARE, SAY_LOOP, SAY_FULL, SAY_DISK,
-	SAY_FAULT, SAY_FOREIGN, SAY_ERRORS, SAY_LATE, SAY_STOP, N_VERDICTS
+	SAY_BAD_RCPT, SAY_BAD_PARAM, SAY_PARAM, SAY_TOO_BIG, SAY_NOBODY,
+	SAY_RELAYING, SAY_TOO_MANY, SAY_MEMORY, SAY_BARE, SAY_LOOP, SAY_FULL,
+	SAY_DISK, SAY_FAULT, SAY_FOREIGN, SAY_ERRORS, SAY_LATE, SAY_STOP,
+	N_VERDICTS
 };
 /* clang-format on */
 
@@ -269,20 +270,39 @@ take_path(struct smtp *s, const struct path_kind *kind, const char *arg,
 	else
 		path->end = path_skip(begin, path);
 	smtp_note(s, "%s", path->fault);
-	return path->end != NULL ? SAY_OK : kind->fault;
+	if (path->end == NULL)
+		return kind->fault;
+	smtp_note(s, "a blank parts the path from parameters");
+	return *path->end == '\0' || *path->end == ' ' ? SAY_OK : SAY_SYNTAX;
 }
 
-/* RFC 1870 6.  A number that 64 bits have no room for is too large, too. */
+/* A parameter of len octets that no extension of ours knows: of the right form
+ * (esmtp-param in RFC 5321 4.1.2), or not even that? */
+static enum verdict
+judge_param(struct smtp *s, const char *text, size_t len)
+{
+	size_t name = strspn(text, LET_DIG "-");
+	bool value = text[name] == '=' && name + 1 < len;
+
+	smtp_note(s, "it is one blank, NAME, and perhaps =value");
+	if (name == 0 || *text == '-' || (name < len && !value))
+		return SAY_BAD_PARAM;
+	smtp_note(s, "%.*s", (int)len, text);
+	return SAY_PARAM;
+}
+
+/* RFC 1870 6; value is "=9", or nothing.  A number that 64 bits have no room
+ * for is too large, too. */
 static enum verdict
 take_size(struct smtp *s, const char *value, size_t len)
 {
-	size_t digits = strspn(value, "0123456789");
+	size_t digits = *value == '=' ? strspn(value + 1, "0123456789") : 0;
 
 	smtp_note(s, "SIZE= needs 1 to 20 digits");
-	if (digits == 0 || digits > 20 || digits != len)
+	if (digits == 0 || digits > 20 || 1 + digits != len)
 		return SAY_SYNTAX;
 	smtp_note(s, "%zu", s->conf->max_message);
-	bool fits = strtoull(value, NULL, 10) <= s->conf->max_message;
+	bool fits = strtoull(value + 1, NULL, 10) <= s->conf->max_message;
 
 	return fits ? SAY_OK : SAY_TOO_BIG;
 }
@@ -294,21 +314,22 @@ static enum verdict
 take_param(struct smtp *s, const char *text, size_t len, unsigned *seen)
 {
 	enum { SIZE = 1, BODY = 2 };
-	bool size = strncasecmp(text, "SIZE=", 5) == 0;
+	size_t name = strcspn(text, "= ");
+	bool size = name == 4 && strncasecmp(text, "SIZE", 4) == 0;
+	bool body = name == 4 && strncasecmp(text, "BODY", 4) == 0;
 	unsigned which = size ? SIZE : BODY;
 
-	smtp_note(s, "%.*s", (int)len, text);
-	if (!size && strncasecmp(text, "BODY=", 5) != 0)
-		return SAY_PARAM;
+	if (!size && !body)
+		return judge_param(s, text, len);
 	smtp_note(s, "SIZE= or BODY= comes twice");
 	if (*seen & which)
 		return SAY_SYNTAX;
 	*seen |= which;
 	if (size)
-		return take_size(s, text + 5, len - 5);
+		return take_size(s, text + name, len - name);
 	smtp_note(s, "BODY= is 7BIT or 8BITMIME");
-	bool known = (len == 9 && strncasecmp(text + 5, "7BIT", 4) == 0) ||
-	    (len == 13 && strncasecmp(text + 5, "8BITMIME", 8) == 0);
+	bool known = (len == 9 && strncasecmp(text, "BODY=7BIT", 9) == 0) ||
+	    (len == 13 && strncasecmp(text, "BODY=8BITMIME", 13) == 0);
 
 	return known ? SAY_OK : SAY_SYNTAX;
 }
@@ -330,9 +351,6 @@ do_mail(struct smtp *s, const char *arg)
 	}
 	if (verdict != SAY_OK)
 		return verdict;
-	smtp_note(s, "a blank parts the path from parameters");
-	if (*at != '\0')
-		return SAY_SYNTAX;
 	smtp_note(s, "<%s>", path.mailbox);
 	s->msg = spool_begin(path.mailbox);
 	if (s->msg == NULL)
@@ -368,9 +386,8 @@ do_rcpt(struct smtp *s, const char *arg)
 
 	if (verdict != SAY_OK)
 		return verdict;
-	smtp_note(s, "%s", path.end); /* none of our extensions has one here */
-	if (*path.end != '\0')
-		return *path.end == ' ' ? SAY_PARAM : SAY_SYNTAX;
+	if (*path.end == ' ') /* none of our extensions has one here */
+		return judge_param(s, path.end + 1, strcspn(path.end + 1, " "));
 	verdict = judge_rcpt(s, path.mailbox);
 	if (verdict != SAY_RCPT)
 		return verdict;
@@ -540,8 +557,11 @@ static const struct reply {
 	[SAY_SYNTAX] = { 501, "5.5.4 ", "", NULL },
 	[SAY_NOT_HERE] = { 502, "5.5.1 ", "not done here", "RFC 5321 4.2.4" },
 	[SAY_SEQUENCE] = { 503, "5.5.1 ", "", "RFC 5321 4.1.4" },
-	[SAY_BAD_SENDER] = { 501, "5.1.7 ", "no address: ", "RFC 5321 4.1.2" },
-	[SAY_BAD_RCPT] = { 501, "5.1.3 ", "no address: ", "RFC 5321 4.1.2" },
+	[SAY_BAD_SENDER] = { 501, "5.1.7 ",
+	    "no address: ", "RFC 5321 4.1.2, 4.5.3.1" },
+	[SAY_BAD_RCPT] = { 501, "5.1.3 ",
+	    "no address: ", "RFC 5321 4.1.2, 4.5.3.1" },
+	[SAY_BAD_PARAM] = { 501, "5.5.4 ", "no parameter: ", "RFC 5321 4.1.2" },
 	[SAY_PARAM] = { 555, "5.5.4 ", "unknown: ", "RFC 5321 4.1.1.11" },
 	[SAY_TOO_BIG] = { 552, "5.3.4 ", "octets at most: ", "RFC 1870 6" },
 	[SAY_NOBODY] = { 550, "5.1.1 ", "no such user here: ", "RFC 5321 3.3" },

@@ -494,7 +494,8 @@ START_TEST(rfc5321_4_2_3_codes)
 {
 	static const char *const all[] = { "NOOP", "VRFY alice", "HELP", "EXPN",
 		"XYZZY", "DATA", "EHLO", "MAIL FROM:<a>", "MAIL FROM:<> X=Y",
-		"MAIL FROM:<> SIZE=300001", "ETRN far.test", "RSET", "QUIT" };
+		"MAIL FROM:<> SIZE=300001", "MAIL FROM:<@a>", "MAIL FROM:<a@[b]>",
+		"MAIL FROM:<> =", "MAIL FROM:<>x", "ETRN far.test", "RSET", "QUIT" };
 	int fd = greeted();
 
 	ck_assert(code_is_known("250 OK") && !code_is_known("259 OK"));
@@ -512,8 +513,12 @@ START_TEST(rfc5321_4_2_3_codes)
 			heard[5] != '.' :
 			heard[4] == heard[0] && heard[5] == '.',
 		    "%s%s", line, heard);
-		/* A refusal teaches: it names its section. */
-		ck_assert_msg(heard[0] < '4' || strstr(heard, " (RFC ") != NULL,
+		/* A refusal teaches: it names its section, once. */
+		const char *rfc = strstr(heard, "(RFC ");
+
+		ck_assert_msg((rfc != NULL) == (heard[0] >= '4'), "%s%s", line,
+		    heard);
+		ck_assert_msg(rfc == NULL || strstr(rfc + 1, "(RFC ") == NULL,
 		    "%s%s", line, heard);
 	}
 	close(fd);
@@ -747,8 +752,9 @@ static const struct path_case {
 	{ "< >", "501 5.1.7", "501 5.1.3", NULL },
 	{ "<<a@b>>", "501 5.1.7", "501 5.1.3", NULL },
 	{ "<a@b", "501 5.1.7", "501 5.1.3", NULL },
-	{ "<a@b> x>", "555 5.5.4", "555 5.5.4", NULL },
-	{ "<a@b>x", "501 5.5.4", "501 5.5.4", NULL },
+	{ "<a@b> x>", "501 5.5.4 no param", "501 5.5.4 no param", NULL },
+	{ "<a@b>x", "501 5.5.4 a blank parts", "501 5.5.4 a blank parts", NULL },
+	{ "<a@b>>", "501 5.5.4 a blank parts", "501 5.5.4 a blank parts", NULL },
 	{ "<a>", "501 5.1.7", "501 5.1.3", NULL },
 	{ "<a@>", "501 5.1.7", "501 5.1.3", NULL },
 	{ "<@b>", "501 5.1.7", "501 5.1.3", NULL },
@@ -834,7 +840,7 @@ START_TEST(rfc5321_4_1_1_3_postmaster)
 	say(fd, "RCPT TO:<PostMaster>", "250 2.1.5");
 	say(fd, "RCPT TO:<POSTMASTER@LOCALHOST>", "250 2.1.5");
 	say(fd, "RCPT TO:<postmasters>", "501 5.1.3");
-	say(fd, "RCPT TO:<postmaster>x", "501 5.5.4");
+	say(fd, "RCPT TO:<postmaster>x", "501 5.5.4 a blank parts");
 	say(fd, "RCPT TO:<alice>", "501 5.1.3");
 	say(fd, "DATA", "354");
 	say(fd, ".", "250");
@@ -843,6 +849,10 @@ START_TEST(rfc5321_4_1_1_3_postmaster)
 	close(fd);
 }
 END_TEST
+
+#define NO_PARAM                                         \
+	"501 5.5.4 no parameter: it is one blank, NAME," \
+	" and perhaps =value (RFC 5321 4.1.2)"
 
 /* RFC 5321 4.1.1.2: the path, and then parameters. */
 START_TEST(rfc5321_4_1_1_11_parameters)
@@ -858,22 +868,37 @@ START_TEST(rfc5321_4_1_1_11_parameters)
 		{ " SIZE=99999999999999999999", "552 5.3.4" },
 		{ " SIZE=00000000000000000009", "250" },
 		{ " SIZE=000000000000000000009", "501 5.5.4" },
-		{ " SIZE=", "501 5.5.4" },
+		{ " SIZE=", "501 5.5.4 SIZE= needs 1 to 20" },
+		{ " SIZE", "501 5.5.4 SIZE= needs 1 to 20" },
+		{ " SIZE BODY=7BIT", "501 5.5.4 SIZE= needs 1 to 20" },
+		{ " SIZE==9", "501 5.5.4 SIZE= needs 1 to 20" },
 		{ " SIZE=-1", "501 5.5.4" },
 		{ " SIZE=1x", "501 5.5.4" },
 		{ " SIZE=+1", "501 5.5.4" },
-		{ " SIZE=9 SIZE=9", "501 5.5.4" },
+		{ " SIZE=9 SIZE=9", "501 5.5.4 SIZE= or BODY= comes twice" },
 		{ " BODY=7BIT", "250" },
 		{ " body=8bitmime", "250" },
 		{ " BODY=9BIT", "501 5.5.4" },
-		{ " BODY=", "501 5.5.4" },
+		{ " BODY=", "501 5.5.4 BODY= is 7BIT" },
+		{ " BODY", "501 5.5.4 BODY= is 7BIT" },
+		{ " BODY SIZE=9", "501 5.5.4 BODY= is 7BIT" },
+		{ " BODY7BIT", "555 5.5.4 unknown: BODY7BIT (" },
 		{ " BODY=7BITS", "501 5.5.4" },
 		{ " BODY=7BIT BODY=8BITMIME", "501 5.5.4" },
 		{ " SIZE=9 BODY=8BITMIME", "250" },
 		{ " BODY=8BITMIME SIZE=9  ", "250" },
-		{ " SIZE=9  BODY=7BIT", "555 5.5.4" },
-		{ " FOO=BAR", "555 5.5.4 unknown: FOO=BAR" },
-		{ " SIZE", "555 5.5.4" },
+		{ "  SIZE=9", NO_PARAM },
+		{ " SIZE=9  BODY=7BIT", NO_PARAM },
+		{ " =3", NO_PARAM },
+		{ " -X=3", NO_PARAM },
+		{ " X", "555 5.5.4 unknown: X (RFC 5321 4.1.1.11)" },
+		{ " X=", NO_PARAM },
+		{ " X-9-", "555 5.5.4 unknown: X-9- (" },
+		{ " X_Y=3", NO_PARAM },
+		{ " SIZES=9", "555 5.5.4 unknown: SIZES=9 (" },
+		{ " SIZ=9", "555 5.5.4 unknown: SIZ=9 (" },
+		{ " FOO=BAR", "555 5.5.4 unknown: FOO=BAR (" },
+		{ " FOO=BAR SIZE=9", "555 5.5.4 unknown: FOO=BAR (" },
 		{ " BODY=7BIT RET=HDRS", "555 5.5.4" },
 		{ " SMTPUTF8", "555 5.5.4" },
 		{ " AUTH=<>", "555 5.5.4" },
@@ -894,6 +919,10 @@ START_TEST(rfc5321_4_1_1_11_parameters)
 	say(fd, "mail from : <a@b>", "501 5.5.4");
 	say(fd, "mail from:<a@b>", "250");
 	say(fd, "rcpt to:<alice@localhost> SIZE=1", "555 5.5.4");
+	say(fd, "rcpt to:<alice@localhost> x y",
+	    "555 5.5.4 unknown: x (RFC 5321 4.1.1.11)");
+	say(fd, "rcpt to:<alice@localhost>  x", NO_PARAM);
+	say(fd, "rcpt to:<alice@localhost> =x", NO_PARAM);
 	say(fd, "rcpt to:<alice@localhost> NOTIFY=NEVER", "555 5.5.4");
 	say(fd, "rcpt to:<alice@localhost> ORCPT=rfc822;a+0A-evil", "555");
 	say(fd, "rcpt to:<alice@localhost>  ", "250");
@@ -923,13 +952,16 @@ START_TEST(rfc5321_4_5_3_1_address_limits)
 		const char *want;
 	} cases[] = {
 		{ 64, 1, "250" },
-		{ 65, 1, "501 5.1.7 no address: its local part has" },
+		{ 65, 1,
+		    "501 5.1.7 no address: its local part has over 64 octets "
+		    "(RFC 5321 4.1.2, 4.5.3.1)" },
 		{ 1, 252, "250" }, /* a path of 256 octets */
-		{ 1, 253, "501 5.1.7 no address: it has over 256" },
+		{ 1, 253, "501 5.1.7 no address: it has over 256 octets (RFC" },
 		{ 64, 189, "250" },
 		{ 64, 190, "501 5.1.7" },
 		{ 1, 255, "501 5.1.7 no address: it has over 256" },
-		{ 1, 256, "501 5.1.7 no address: its domain has over 255" },
+		{ 1, 256,
+		    "501 5.1.7 no address: its domain has over 255 octets (" },
 		{ 1000, 500, "501 5.1.7" },
 	};
 	int fd = greeted();
