@@ -21,7 +21,6 @@
  *	NOTIFY= of RCPT; where must it go, so that a report can obey it?
  */
 #include <assert.h>
-#include <ctype.h>
 #include <errno.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -33,6 +32,7 @@ enum {
 	REPLY_LINE = 511,  /* RFC 5321 4.5.3.1.5: 512 with CRLF; NUL */
 	LAST_WORDS = 5,    /* seconds, for who does not read the last reply */
 	TRACE_LINE = 1280, /* Received:, with three names of any length */
+	LINE_KEPT = 80,    /* of a header's line: a longer name is none */
 	ERRORS_MAX = 100,  /* of a stranger: who tries names needs more */
 };
 
@@ -63,10 +63,11 @@ enum dot_state { DOT_START, DOT_TEXT, DOT_CR, DOT_DOT, DOT_DOT_CR, DOT_END };
 /* What is known of a message's content while it comes. */
 struct content {
 	enum dot_state dot;
-	bool in_header;       /* the empty line has not come yet */
+	bool in_header;       /* the body has not begun */
 	bool bare;            /* a CR or LF came without the other */
 	unsigned received;    /* Received: lines in the header */
-	size_t column, match; /* of this line: octets, like "Received:" */
+	char line[LINE_KEPT]; /* what a line of the header begins with */
+	size_t kept;          /* octets of it so far */
 	size_t size;          /* octets, without dots that were doubled */
 };
 
@@ -785,23 +786,23 @@ smtp_line(struct smtp *s, enum line got, char *line, size_t len)
 
 /* ---- content (RFC 5321 4.1.1.4, 4.5.2) ----------------------------------- */
 
-/* Count the Received: lines of the header, whichever way it is cut.  Their
- * folded rest begins with a blank, so it cannot look like another one. */
+/* A line of the header has ended.  It was a field, with its colon right behind
+ * its name or after blanks (RFC 5322 4.5), or the folded rest of one, which
+ * begins with a blank; else the body has begun, empty line or not.  Received:
+ * is counted. */
 static void
-watch_header(struct content *content, const char *data, size_t len)
+header_line(struct content *content)
 {
-	static const char field[] = "received:";
-	const size_t whole = sizeof(field) - 1;
-	size_t *match = &content->match;
+	char *line = content->line;
 
-	/* The line is like the field for as long as match keeps up. */
-	for (size_t i = 0; i < len && *match == content->column + i; i++) {
-		if (*match == whole ||
-		    tolower((unsigned char)data[i]) != field[*match])
-			break;
-		content->received += ++*match == whole;
-	}
-	content->column += len;
+	line[content->kept] = '\0';
+	content->kept = 0;
+	size_t name = strcspn(line, ": \t");
+	const char *colon = line + name + strspn(line + name, " \t");
+
+	content->in_header = name > 0 ? *colon == ':' : colon > line;
+	if (name == 8 && *colon == ':')
+		content->received += strncasecmp(line, "Received", 8) == 0;
 }
 
 /* Octets of the message.  Once it is sure to be refused, its disk space is
@@ -815,7 +816,8 @@ content_put(struct smtp *s, const char *data, size_t len)
 
 /* A piece of a line, up to the next CR: a line may have any length, and not
  * only the 1000 octets of RFC 5321 4.5.3.1.6.  An LF in it stands alone.  Two
- * memchr() over what is then used up: linear, whatever comes. */
+ * memchr() over what is then used up: linear, whatever comes.  Its beginning is
+ * kept for header_line(). */
 static size_t
 content_run(struct smtp *s, const char *data, size_t len)
 {
@@ -826,8 +828,8 @@ content_run(struct smtp *s, const char *data, size_t len)
 	if (memchr(data, '\n', run) != NULL)
 		content->bare = true;
 	content->size += run;
-	if (content->in_header)
-		watch_header(content, data, run);
+	for (size_t i = 0; i < run && content->kept < LINE_KEPT - 1; i++)
+		content->line[content->kept++] = data[i];
 	content_put(s, data, run);
 	return run;
 }
@@ -839,9 +841,8 @@ content_newline(struct smtp *s)
 	struct content *content = &s->content;
 
 	content->size += 2;
-	if (content->column == 0)
-		content->in_header = false;
-	content->column = content->match = 0;
+	if (content->in_header)
+		header_line(content);
 	content_put(s, "\n", 1);
 }
 

@@ -1434,8 +1434,41 @@ say_header(int fd, const char *line, int n, const char *rest, const char *want)
 	say_octets(fd, data, (size_t)(to - data), want);
 }
 
+#define EIGHT "12345678"
+
+/* RFC 5322 4.5: a blank may stand before the colon.  What is neither a field
+ * nor the rest of one is the body's first line, though no empty one came. */
 START_TEST(rfc5321_6_3_loops)
 {
+	static const struct {
+		const char *text; /* after 99 Received: lines */
+		bool in_header;   /* and so the hundredth is counted */
+	} lines[] = {
+		{ "Received: x", true },
+		{ "Received :x", true },
+		{ "received \t : x", true },
+		{ "Received", false },
+		{ "Received by a: x", false },
+		{ "Receive: x", false },
+		{ "Receivedd: x", false },
+		{ "Subject:\r\nReceived: x", true },
+		{ "Subject \t: x\r\nReceived: x", true },
+		{ " folded\r\n\tagain\r\nReceived: x", true },
+		{ "a\r\nReceived: x", false },
+		{ "a b\r\nReceived: x", false },
+		{ "a b: c\r\nReceived: x", false },
+		{ "a \r\nReceived: x", false },
+		{ ":\r\nReceived: x", false },
+		{ "\r\nReceived: x", false },
+		{ "a\r\nb: c\r\nReceived: x", false },
+		/* 78 octets of a name, and their colon, are looked at. */
+		{ EIGHT EIGHT EIGHT EIGHT EIGHT EIGHT EIGHT EIGHT EIGHT
+		    "123456:\r\nReceived: x",
+		    true },
+		{ EIGHT EIGHT EIGHT EIGHT EIGHT EIGHT EIGHT EIGHT EIGHT
+		    "1234567:\r\nReceived: x",
+		    false },
+	};
 	int fd = greeted();
 
 	say_header(fd, "Received: from a", 99, "", "250");
@@ -1450,6 +1483,9 @@ START_TEST(rfc5321_6_3_loops)
 	    "250");
 	say_header(fd, "a\r\n\r\nReceived: in the body", 100, "", "250");
 	say_header(fd, "Received: from a", 99, "..Received: x\r\nb", "250");
+	for (size_t i = 0; i < NELEM(lines); i++)
+		say_header(fd, "Received: from a", 99, lines[i].text,
+		    lines[i].in_header ? "554 5.4.6" : "250");
 	close(fd);
 }
 END_TEST
