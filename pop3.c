@@ -830,8 +830,7 @@ play_fault(struct pop3 *s, const char *verb)
 	if (f == NULL)
 		return SAY_OK;
 	log_conn(&s->c, "fault at %s", verb);
-	if (f->action == FAULT_DROP)
-		net_drop(&s->c);
+	s->c.doomed |= f->action == FAULT_DROP; /* after what is owed */
 	s->stalled = f->action == FAULT_STALL;
 	return f->action == FAULT_DROP || s->stalled ? SAY_NOTHING : SAY_FAULT;
 }
@@ -897,7 +896,7 @@ static bool
 pop3_ready(const struct pop3 *s)
 {
 	return (IN(s->state) & (OUT | INSIDE)) != 0 && !s->waiting &&
-	    !s->stalled && s->feed == FEED_NONE &&
+	    !s->stalled && !s->c.doomed && s->feed == FEED_NONE &&
 	    buf_room(&s->c.out) >= REPLY_ROOM;
 }
 

@@ -206,15 +206,12 @@ play_fault(struct smtp *s, const char *verb)
 	if (fault == NULL)
 		return SAY_OK;
 	log_conn(&s->c, "fault at %s", verb);
-	s->fault_code = fault->code;
-	bool code = fault->action == FAULT_CODE;
-
-	if (code && fault->code == 421) /* RFC 5321 3.8: it means goodbye */
+	s->fault_code = fault->code; /* or 0 */
+	if (fault->code == 421)      /* RFC 5321 3.8: it means goodbye */
 		smtp_enter(s, SMTP_BYE);
-	if (fault->action == FAULT_DROP)
-		net_drop(&s->c);
+	s->c.doomed |= fault->action == FAULT_DROP; /* after what is owed */
 	s->stalled = fault->action == FAULT_STALL;
-	return code ? SAY_FAULT : SAY_NOTHING;
+	return fault->code != 0 ? SAY_FAULT : SAY_NOTHING;
 }
 
 /* ---- commands: the transaction ------------------------------------------- */

@@ -1262,6 +1262,10 @@ START_TEST(faults_of_the_laboratory)
 	PLAY(fd, "C: STAT", "S: -ERR [SYS/TEMP] a laboratory", "C: NOOP",
 	    "S: +OK", "C: LIST", "S: (closed)");
 	close(fd);
+	fd = alice(); /* what came before is answered */
+	PLAY(fd, "R: NOOP\r\nSTAT\r\nLIST\r\nNOOP\r\n", "S: +OK",
+	    "S: -ERR [SYS/TEMP] a laboratory", "S: (closed)");
+	close(fd);
 	fd = alice();
 	PLAY(fd, "C: UIDL", "S: (silence)", "C: NOOP", "S: (silence)",
 	    "T: 600000", "S: (closed)");

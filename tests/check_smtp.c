@@ -2023,6 +2023,9 @@ START_TEST(fault_drop)
 
 	client_send(fd, "MAIL FROM:<>\r\nNOOP\r\n", 20);
 	expect_closed(fd, "");
+	fd = greeted(); /* but what came before is answered */
+	client_send(fd, "NOOP\r\nVRFY a\r\nMAIL FROM:<>\r\nNOOP\r\n", 34);
+	expect_closed(fd, "250|252");
 	set_fault("dot", FAULT_DROP, 0);
 	fd = in_data();
 	client_send(fd, "a\r\n.\r\nNOOP\r\n", 12);
