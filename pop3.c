@@ -578,14 +578,15 @@ pop3_login(struct pop3 *s)
 	return why == EACCES || why == ENOTDIR ? SAY_BROKEN : SAY_DISK;
 }
 
-/* RFC 1939 7.  Never "no such user": that would tell who is one. */
+/* RFC 1939 7.  Never "no such user": that would tell who is one.  Not so what
+ * can be nobody's name, for PASS could only say "wrong". */
 static enum verdict
 do_user(struct pop3 *s)
 {
 	s->user = user_find(s->conf, s->arg);
-	s->named = true;
-	pop3_note(s, "now PASS");
-	return SAY_OK;
+	s->named = strchr(s->arg, ' ') == NULL;
+	pop3_note(s, s->named ? "now PASS" : "a name without a blank");
+	return s->named ? SAY_OK : SAY_USAGE;
 }
 
 /* RFC 1939 7.  Runs again until the answer is known, and, for a wrong one,

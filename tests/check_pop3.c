@@ -786,6 +786,9 @@ START_TEST(states_rfc1939_3)
 	}
 	PLAY(fd, "C: PASS x", "S: -ERR USER comes", "C: USER", "S: -ERR wanted",
 	    "C: USER ", "S: -ERR wanted", "C: PASS ", "S: -ERR wanted",
+	    "C: USER bob", "S: +OK", "C: USER alice b",
+	    "S: -ERR wanted: a name without a blank (RFC 1939 7)",
+	    "C: PASS builder", "S: -ERR USER comes", "C: USER bob ", "S: -ERR",
 	    "C: APOP a b", "S: -ERR no such", "C: AUTH PLAIN", "S: -ERR no",
 	    "C: USER bob", "S: +OK", "C: USER alice", "S: +OK",
 	    "C: PASS a b c", "S: +OK", "C: USER bob", "S: -ERR not now",
