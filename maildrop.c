@@ -290,7 +290,11 @@ by_age(const void *one, const void *two)
 
 /* The unique-id, into uid[UID_MAX + 1]: made from the name alone, so that it
  * lasts for ever (RFC 1939 7).  Where the name does not fit, two FNV-1a sums
- * that begin differently: 128 bits, so that no two messages meet by chance. */
+ * that begin differently: 128 bits, so that no two messages meet by chance.
+ * Ours differ before the comma, by their queue id; files of others need not:
+ * 3.m,S=17 and 3.m,S=18 are two messages of one unique-id, so that a client may
+ * take the second for one it has.  Exercise: tell such two apart; which names
+ * must keep the unique-id that they have, and after the first has gone? */
 const char *
 maildrop_uid(const char *name, char *uid)
 {
