@@ -21,6 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/stat.h>
 #include "mailserv.h"
 
 enum {
@@ -28,7 +29,7 @@ enum {
 	TTL_MAX = INT32_MAX, /* RFC 2181 8 */
 	RDATA_MAX = 65535,   /* RFC 1035 3.2.1 */
 	RRSET_MAX = 4096,    /* a message of 64 KiB holds no more addresses */
-	FILES_MAX = 100,     /* of a zone: a loop of $INCLUDE ends here */
+	FILES_MAX = 100,     /* of a zone: all may be open, one in another */
 	ERRORS_MAX = 50,     /* more would not be read */
 	META_TYPES = 128,    /* to 255: questions, not data (RFC 6895 3.1) */
 };
@@ -38,6 +39,8 @@ enum {
 /* A file that is being read.  All of it is in memory, up to a NUL; words are
  * ended in place, and what stood there comes back with the next word. */
 struct source {
+	struct source *outer; /* whose $INCLUDE it is, or NULL */
+	struct stat st; /* device and inode: which file, whatever its path */
 	char *at, held;
 	uint16_t number;     /* in zone.files */
 	unsigned line;       /* at hand, from 1 */
@@ -755,23 +758,37 @@ load_text(struct loader *ld, struct source *src, char *text, size_t len)
 		wrong(ld, "NUL", "an octet that no master file has");
 }
 
+/* Is this file being read already?  It would include itself for ever. */
+static bool
+is_loop(const struct source *src)
+{
+	for (const struct source *s = src->outer; s != NULL; s = s->outer)
+		if (s->st.st_dev == src->st.st_dev &&
+		    s->st.st_ino == src->st.st_ino)
+			return true;
+	return false;
+}
+
 /* Read a whole file.  The loader is then back where it was. */
 static void
 load_file(struct loader *ld, const char *path)
 {
 	struct names *files = &ld->zone->files;
 	struct source src = { .line = 1, .number = (uint16_t)files->n };
-	struct source *outer = ld->src;
 	struct spot spot = ld->spot;
 	char *text = NULL;
 	size_t cap = 0;
 	FILE *f = net_open_regular(path);
-	ssize_t len = f != NULL ? getdelim(&text, &cap, '\0', f) : -1;
+	bool good = f != NULL && fstat(fileno(f), &src.st) == 0;
+	ssize_t len = good ? getdelim(&text, &cap, '\0', f) : -1;
 
+	src.outer = ld->src;
 	if (files->n >= FILES_MAX)
-		wrong(ld, path, "too many files: do they include each other?");
-	else if (f == NULL || (len < 0 && !feof(f)))
+		wrong(ld, path, "a zone has 100 files at most");
+	else if (!good || (len < 0 && !feof(f)))
 		wrong(ld, path, strerror(errno));
+	else if (is_loop(&src))
+		wrong(ld, path, "is being read already: a loop of $INCLUDE");
 	else if (!names_push(files, path))
 		ld->no_memory = true;
 	else if (len > 0) {
@@ -781,7 +798,7 @@ load_file(struct loader *ld, const char *path)
 	if (f != NULL)
 		fclose(f);
 	free(text);
-	ld->src = outer;
+	ld->src = src.outer;
 	ld->spot = spot;
 }
 
