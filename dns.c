@@ -25,7 +25,6 @@
 #include "mailserv.h"
 
 enum {
-	OPT_SIZE = 11,  /* RFC 6891 6.1.2: an OPT record without options */
 	UDP_MIN = 512,  /* RFC 1035 4.2.1 */
 	UDP_MAX = 1232, /* more might be fragmented, and then forged */
 };

@@ -88,9 +88,10 @@ struct rrset {
 		unsigned char data[];
 	} * records, *last;
 	uint16_t type;
+	uint16_t n; /* records */
 	uint32_t ttl;
-	unsigned n;    /* records */
-	unsigned turn; /* which comes first in the next answer: round robin */
+	unsigned octets; /* of all records, in a message */
+	unsigned turn;   /* which comes first in the next answer: round robin */
 };
 
 /* A name of a zone. */
@@ -131,6 +132,7 @@ struct zone_hit {
 enum {
 	HEADER = 12, /* RFC 1035 4.1.1 */
 	MESSAGE_MAX = 65535,
+	OPT_SIZE = 11,  /* RFC 6891 6.1.2: an OPT record without options */
 	NAMES_MAX = 64, /* places in a message that pointers lead to */
 	SETS_MAX = 64,  /* in one answer */
 	CHAIN_MAX = 16, /* CNAMEs to follow: a loop must end */

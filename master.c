@@ -24,14 +24,18 @@
 #include <sys/stat.h>
 #include "mailserv.h"
 
+/* SET_MAX: a set is sent whole or not at all (RFC 2181 9), so it must fit into
+ * the largest message, behind the longest question, for it may be a wildcard's,
+ * and before an OPT record.  Names in its data count as if not compressed. */
 enum {
 	STRING_OCTETS = 255, /* RFC 1035 3.3 */
 	TTL_MAX = INT32_MAX, /* RFC 2181 8 */
-	RDATA_MAX = 65535,   /* RFC 1035 3.2.1 */
-	RRSET_MAX = 4096,    /* a message of 64 KiB holds no more addresses */
-	FILES_MAX = 100,     /* of a zone: all may be open, one in another */
-	ERRORS_MAX = 50,     /* more would not be read */
-	META_TYPES = 128,    /* to 255: questions, not data (RFC 6895 3.1) */
+	RECORD_HEAD = 12,    /* RFC 1035 3.2.1; the owner is a pointer */
+	SET_MAX = MESSAGE_MAX - HEADER - DOMAIN_MAX - 4 - OPT_SIZE,
+	RDATA_MAX = SET_MAX - RECORD_HEAD,
+	FILES_MAX = 100,  /* of a zone: all may be open, one in another */
+	ERRORS_MAX = 50,  /* more would not be read */
+	META_TYPES = 128, /* to 255: questions, not data (RFC 6895 3.1) */
 };
 
 /* ---- reading: words ------------------------------------------------------ */
@@ -240,7 +244,7 @@ static bool
 rdata_put(struct loader *ld, const void *octets, size_t len)
 {
 	if (len > RDATA_MAX - ld->rdata_len)
-		return wrong(ld, ld->word, "the data is over 65535 octets");
+		return wrong(ld, ld->word, "more data than any message holds");
 	memcpy(ld->rdata + ld->rdata_len, octets, len);
 	ld->rdata_len += len;
 	return true;
@@ -404,7 +408,7 @@ take_generic(struct loader *ld, const struct rr_kind *kind)
 	next_word(ld);
 	const char *text = ld->word;
 
-	if (!number_parse(&text, &len) || *text != '\0' || len > RDATA_MAX)
+	if (!number_parse(&text, &len) || *text != '\0' || len > UINT16_MAX)
 		return wrong(ld, ld->word,
 		    "after \\# comes a length up to 65535");
 	while (next_word(ld))
@@ -610,6 +614,7 @@ set_append(struct loader *ld, struct rrset *set)
 		set->records = r;
 	set->last = r;
 	set->n++;
+	set->octets += RECORD_HEAD + r->len;
 	return true;
 }
 
@@ -636,9 +641,9 @@ add_record(struct loader *ld)
 		    "%s: this record was there already", owner);
 		return;
 	}
-	if (set != NULL && set->n >= RRSET_MAX)
+	if (set != NULL && set->octets + RECORD_HEAD + ld->rdata_len > SET_MAX)
 		wrong(ld, owner,
-		    "more records of one type than a message holds");
+		    "more records of one type than any message holds");
 	else if (set == NULL || !set_append(ld, set))
 		ld->no_memory = true;
 	else if (ld->type == RR_SOA)

@@ -722,7 +722,7 @@ END_TEST
 
 /* ---- sizes --------------------------------------------------------------- */
 
-/* A zone with so many addresses, MX with addresses, and long TXT. */
+/* A zone with so many addresses, and, up to 100, MX and NS with addresses. */
 static void
 load_large(unsigned n)
 {
@@ -730,12 +730,14 @@ load_large(unsigned n)
 	struct diag diag = { .errors = 0 };
 
 	fputs("@ 60 SOA ns.x. host 1 2 3 4 5\n NS ns.x.\n", f);
-	for (unsigned i = 0; i < n; i++)
-		fprintf(f,
-		    "a A 10.0.%u.%u\n@ MX %u mx%u\nmx%u A 10.1.%u.%u\n"
-		    "sub NS ns%u.sub\nns%u.sub A 10.2.%u.%u\n",
-		    i >> 8, i & 255, i, i, i, i >> 8, i & 255, i, i, i >> 8,
-		    i & 255);
+	for (unsigned i = 0; i < n; i++) {
+		fprintf(f, "a A 10.0.%u.%u\n", i >> 8, i & 255);
+		if (i < 100)
+			fprintf(f,
+			    "@ MX %u mx%u\nmx%u A 10.1.0.%u\n"
+			    "sub NS ns%u.sub\nns%u.sub A 10.2.0.%u\n",
+			    i, i, i, i, i, i, i);
+	}
 	fclose(f);
 	zones[0] = master_load("large", test_path("large"), &diag);
 	conf.n_zones = 1;
@@ -769,6 +771,36 @@ START_TEST(rfc2181_9_truncation)
 			zone_free(zones[0]);
 		}
 	conf.n_zones = 0;
+}
+END_TEST
+
+/* The largest set that a zone may have is answered whole, at the end of the
+ * longest question, with an OPT record: then not an octet is left. */
+START_TEST(rfc1035_4_2_2_largest_set)
+{
+	static const size_t strings = 65241 / 256; /* and one of 217 octets */
+	FILE *f = fopen(test_path("z"), "w");
+	struct diag diag = { .errors = 0 };
+
+	fputs("@ 60 SOA ns.x. host 1 2 3 4 5\n NS ns.x.\n* TXT (", f);
+	for (size_t i = 0; i < strings; i++)
+		fprintf(f, " %0255zu\n", i);
+	fprintf(f, " %0216u )\n", 0);
+	fclose(f);
+	zones[0] = master_load("x", test_path("z"), &diag);
+	conf.n_zones = 1;
+	ck_assert_uint_eq(diag.errors, 0);
+	begin_message(7, 0, ".", RR_TXT);
+	msg_len = 12;
+	for (int i = 0; i < 127; i++)
+		put_hex("0178");
+	put_hex("0000100001");
+	put_opt(512, 0);
+	reply(true);
+	ck_assert_int_eq(msg[2] & 2, 0);
+	ck_assert_uint_eq(msg[7], 1);
+	ck_assert_uint_eq(msg[11], 1);
+	ck_assert_uint_eq(msg_len, 65535);
 }
 END_TEST
 
@@ -2107,6 +2139,7 @@ add_server_tests(Suite *suite)
 	tcase_add_test(tcase, server_over_tcp_underrun);
 	tcase = add_case(suite, "large", begin);
 	tcase_add_test(tcase, rfc2181_9_truncation);
+	tcase_add_test(tcase, rfc1035_4_2_2_largest_set);
 	tcase_add_test(tcase, additional_that_does_not_fit);
 	tcase_add_test(tcase, rfc1035_4_1_4_unfinished_name);
 	tcase_add_test(tcase, server_back_pressure);
