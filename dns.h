@@ -253,7 +253,8 @@ zone_set(const struct zone *z, const unsigned char *name, unsigned type);
 
 /* Text such as "a.example" to a name, relative to an origin (NULL: the root).
  * NULL: it is one; else what is wrong with it.  And back, without the last
- * dot, into text[HOST_MAX]; false: it does not fit, so it is no host's. */
+ * dot, into text[HOST_MAX]; false: only its beginning fits, so it is no
+ * host's. */
 const char *
 zone_name(const char *text, const struct dname *origin, struct dname *n);
 bool zone_name_text(const unsigned char *name, char *text);

@@ -196,6 +196,7 @@ zone_name(const char *text, const struct dname *origin, struct dname *n)
 bool
 zone_name_text(const unsigned char *name, char *text)
 {
+	char all[DOMAIN_MAX * 4] = "";
 	size_t len = 0;
 
 	for (; *name != 0; name += *name + 1) {
@@ -204,15 +205,13 @@ zone_name_text(const unsigned char *name, char *text)
 			bool plain = ch > ' ' && ch < 127 && ch != '.' &&
 			    ch != '\\';
 
-			if (len + (plain ? 2 : 6) > HOST_MAX)
-				return false;
-			len += (size_t)sprintf(text + len,
+			len += (size_t)sprintf(all + len,
 			    plain ? "%c" : "\\%03u", ch);
 		}
-		text[len++] = '.';
+		all[len++] = '.';
 	}
-	text[len - (len > 0)] = '\0';
-	return true;
+	all[len - (len > 0)] = '\0';
+	return snprintf(text, HOST_MAX, "%s", all) < HOST_MAX;
 }
 
 /* Lengths of labels are below 'A', so a whole name can be folded alike. */

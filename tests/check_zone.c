@@ -723,6 +723,23 @@ START_TEST(names_of_many_labels)
 }
 END_TEST
 
+/* Text that does not fit ends all the same: here a dot would be the last. */
+START_TEST(text_of_a_name_ends)
+{
+	struct dname n = { .octets = { 63 }, .len = 64 }; /* 252 as text */
+	char text[HOST_MAX];
+
+	memset(text, 'x', sizeof(text));
+	memset(n.octets + 1, 1, 63);
+	memcpy(n.octets + n.len, "\2ab\1c", 6);
+	ck_assert(!zone_name_text(n.octets, text));
+	ck_assert_ptr_nonnull(memchr(text, '\0', sizeof(text)));
+	n.octets[n.len + 3] = 0; /* without the last label it fits */
+	ck_assert(zone_name_text(n.octets, text));
+	ck_assert_uint_eq(strlen(text), HOST_MAX - 1);
+}
+END_TEST
+
 /* A set is as large as fits into a message, 65,253 octets, and no larger:
  * addresses of 4 or 16 octets behind 12. */
 START_TEST(set_that_fills_a_message)
@@ -848,6 +865,7 @@ main(void)
 	tcase_add_test(tcase, rfc1034_6_1_examples);
 	tcase_add_test(tcase, rfc1035_2_3_4_names);
 	tcase_add_test(tcase, names_of_many_labels);
+	tcase_add_test(tcase, text_of_a_name_ends);
 	tcase_add_test(tcase, set_that_fills_a_message);
 	tcase_add_test(tcase, rfc1035_3_2_1_longest_data);
 	tcase_add_test(tcase, load_100000_records);
