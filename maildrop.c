@@ -489,7 +489,7 @@ maildrop_count(struct maildrop *d)
 	uint64_t work = 0;
 
 	for (; d->counted < d->files.n; d->counted++) {
-		struct entry *e = &d->v[d->counted];
+		struct mail *e = &d->v[d->counted];
 
 		if (e->octets != UNKNOWN)
 			continue;
@@ -506,7 +506,7 @@ maildrop_count(struct maildrop *d)
 
 /* Mark a message as deleted, or take the mark back. */
 void
-maildrop_mark(struct maildrop *d, struct entry *e, bool deleted)
+maildrop_mark(struct maildrop *d, struct mail *e, bool deleted)
 {
 	uint64_t octets = e->octets != UNKNOWN ? e->octets : 0;
 

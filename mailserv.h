@@ -298,7 +298,7 @@ enum {
 struct maildrop {
 	const char *user;
 	struct names files; /* oldest first: message 1 is files.v[0] */
-	struct entry {
+	struct mail {
 		uint64_t octets; /* on the wire, or UNKNOWN */
 		bool deleted;    /* marked by DELE */
 	} * v;                   /* beside files */
@@ -573,7 +573,7 @@ bool maildrop_look(struct maildrop *d);
 bool maildrop_count(struct maildrop *d);
 
 /* Mark a message as deleted, or take the mark back. */
-void maildrop_mark(struct maildrop *d, struct entry *e, bool deleted);
+void maildrop_mark(struct maildrop *d, struct mail *e, bool deleted);
 
 /* ---- pop3.c: POP3 -------------------------------------------------------- */
 
