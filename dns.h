@@ -96,20 +96,18 @@ struct rrset {
 
 /* A name of a zone. */
 struct node {
-	struct node *next_hash; /* in its bucket */
-	struct node *next;      /* in the order of the file */
-	struct rrset *sets;     /* NULL: an empty non-terminal */
-	unsigned char name[];   /* in the case in which it came first */
+	struct node *next;    /* in the order of the file */
+	struct rrset *sets;   /* NULL: only while it is read */
+	unsigned char name[]; /* in the case in which it came first */
 };
 
-/* A zone: nodes in a hash, and in the order of the master file. */
+/* A zone: nodes in a tree, and in the order of the master file. */
 struct zone {
 	struct dname origin;
 	struct rrset *soa;     /* NULL: not read yet */
 	uint32_t negative_ttl; /* RFC 2308 3 */
 	struct node *apex, *last;
-	struct node **buckets; /* a power of two, not fewer than nodes */
-	size_t n_buckets, n_nodes;
+	void *nodes;        /* tsearch(3)'s, by name */
 	struct names files; /* what was read: record.file */
 };
 
@@ -228,10 +226,9 @@ struct zone *master_load(const char *origin, const char *file, struct diag *d);
 struct zone *zone_new(const struct dname *origin);
 void zone_free(struct zone *z);
 
-/* Find or make a node, with all those between it and the origin (RFC 4592
- * 2.2.2).  NULL: no memory. */
+/* Find or make a node.  NULL: no memory. */
 struct node *zone_make_node(struct zone *z, const unsigned char *name);
-/* The records of a type at a node; NULL: none. */
+/* The records of a type at a node, or at none; NULL: there are none. */
 struct rrset *zone_set_of(const struct node *node, unsigned type);
 
 /* Is this data just what the shape says?  Data that was
