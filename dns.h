@@ -86,7 +86,7 @@ struct rrset {
 		    len;      /* data holds len octets, nothing compressed */
 		bool doubted; /* a warning was given already */
 		unsigned char data[];
-	} * records, *last;
+	} * records, **end; /* end: where the next one goes */
 	uint16_t type;
 	uint16_t n; /* records */
 	uint32_t ttl;
@@ -205,7 +205,7 @@ bool dns_listen(const union address *a);
 
 /* Ask for a name's records.  Our own zones answer at once; else the resolvers
  * of srv.conf, in the turns to come.  NULL: no memory.  The caller looks at
- * ->state in its own turn, and drops the lookup, at any time, when done. */
+ * ->state in its own turn, and drops the lookup, or NULL, at any time. */
 struct lookup *dns_ask(const char *name, enum rr_type type);
 void dns_drop(struct lookup *l);
 

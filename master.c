@@ -250,14 +250,15 @@ rdata_put(struct loader *ld, const void *octets, size_t len)
 	return true;
 }
 
-/* The word as a number of so many octets, or as a time of four. */
+/* The word as a number: of two octets, of four, or a time of four. */
 static bool
-take_number(struct loader *ld, size_t octets, bool is_time)
+take_number(struct loader *ld, char field)
 {
 	const char *text = ld->word;
+	size_t octets = field == '2' ? 2 : 4;
 	uint64_t number;
 
-	if (is_time) {
+	if (field == 't') {
 		if (!ttl_parse(text, &number))
 			return wrong(ld, ld->word, bad_ttl);
 	} else if (!number_parse(&text, &number) || *text != '\0' ||
@@ -295,9 +296,8 @@ take_string(struct loader *ld)
 static void
 doubt_name(struct loader *ld, const struct dname *n)
 {
-	struct dname head;
+	struct dname head = *n;
 	struct in_addr addr;
-	size_t len = n->len - ld->origin.len;
 	char *last = ld->word + strlen(ld->word) - 1;
 	bool relative = *last != '.';
 
@@ -311,9 +311,8 @@ doubt_name(struct loader *ld, const struct dname *n)
 	}
 	if (!relative || n->len <= ld->origin.len || ld->origin.len == 1)
 		return;
-	memcpy(head.octets, n->octets, len);
-	head.octets[len] = 0;
-	head.len = len + 1;
+	head.len -= ld->origin.len - 1;
+	head.octets[head.len - 1] = 0;
 	if (zone_within(&head, &ld->origin))
 		doubt(ld,
 		    "the origin is appended once more: is a dot missing"
@@ -363,11 +362,9 @@ take_field(struct loader *ld, char field)
 	case 'u':
 		return take_target(ld);
 	case '2':
-		return take_number(ld, 2, false);
 	case '4':
-		return take_number(ld, 4, false);
 	case 't':
-		return take_number(ld, 4, true);
+		return take_number(ld, field);
 	case 'a':
 		return take_address(ld, AF_INET, 4);
 	case 'b':
@@ -574,6 +571,7 @@ set_make(struct loader *ld, struct node *node)
 		if (*at == NULL)
 			return NULL;
 		**at = (struct rrset){ .type = ld->type, .ttl = ttl };
+		(*at)->end = &(*at)->records;
 	}
 	if ((*at)->ttl != ttl) {
 		complain_mildly(ld->diag, ld->spot,
@@ -608,11 +606,8 @@ set_append(struct loader *ld, struct rrset *set)
 		.len = (uint16_t)ld->rdata_len,
 		.doubted = ld->doubted };
 	memcpy(r->data, ld->rdata, ld->rdata_len);
-	if (set->last != NULL)
-		set->last->next = r;
-	else
-		set->records = r;
-	set->last = r;
+	*set->end = r;
+	set->end = &r->next;
 	set->n++;
 	set->octets += RECORD_HEAD + r->len;
 	return true;
@@ -623,7 +618,7 @@ static void
 add_record(struct loader *ld)
 {
 	struct zone *z = ld->zone;
-	char owner[HOST_MAX] = "this name";
+	char owner[HOST_MAX];
 
 	zone_name_text(ld->owner.octets, owner);
 	if (!zone_within(&ld->owner, &z->origin)) {

@@ -426,21 +426,14 @@ route_step(struct route *r)
 	return r->state;
 }
 
-static void
-drop(struct lookup *l)
-{
-	if (l != NULL)
-		dns_drop(l);
-}
-
 void
 route_free(struct route *r)
 {
 	for (size_t i = 0; i < r->n_hosts; i++) {
-		drop(r->hosts[i].a);
-		drop(r->hosts[i].aaaa);
+		dns_drop(r->hosts[i].a);
+		dns_drop(r->hosts[i].aaaa);
 	}
-	drop(r->mx);
+	dns_drop(r->mx);
 	free(r->hosts);
 	free(r->hops);
 	free(r);

@@ -222,6 +222,8 @@ dns_release(void)
 void
 dns_drop(struct lookup *l)
 {
+	if (l == NULL)
+		return;
 	for (struct stub **at = &pending; *at != NULL; at = &(*at)->next)
 		if (&(*at)->l == l) {
 			*at = (*at)->next;
