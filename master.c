@@ -813,7 +813,7 @@ doubt_target(struct zone *z, const struct node *node, unsigned type,
 	struct zone_hit hit;
 	const unsigned char *name = target->octets;
 
-	if (target->len == 1 || !zone_within(target, &z->origin))
+	if (!zone_within(target, &z->origin))
 		return NULL;
 	if (zone_set(z, name, RR_CNAME) != NULL)
 		return "is an alias; a host's own name must be here"
@@ -832,7 +832,33 @@ doubt_target(struct zone *z, const struct node *node, unsigned type,
 	return NULL;
 }
 
-/* Warn of the targets in one set of MX or NS records. */
+/* The same of an alias: a chain of them has an end, and a CNAME loop is an
+ * error (RFC 1034 3.6.2). */
+static const char *
+doubt_alias(struct zone *z, struct dname target)
+{
+	for (int i = 0; i < CHAIN_MAX; i++) {
+		struct zone_hit hit;
+
+		if (!zone_within(&target, &z->origin))
+			return NULL;
+		enum zone_found found = zone_find(z, &target, RR_A, &hit);
+
+		if (found == ZONE_NXDOMAIN && i == 0)
+			return "does not exist in this zone";
+		if (found != ZONE_CNAME)
+			return NULL;
+		target.len = hit.set->records->len;
+		memcpy(target.octets, hit.set->records->data, target.len);
+	}
+	return "leads from alias to alias, over 16 times: a loop?"
+	       " (RFC 1034 3.6.2)";
+}
+
+static const char bad_null_mx[] = "makes it a null MX, which must be the only"
+				  " MX, and of preference 0 (RFC 7505 3)";
+
+/* Warn of the targets in one set of MX, NS or CNAME records. */
 static void
 check_set(struct loader *ld, const struct node *node, const struct rrset *set)
 {
@@ -841,17 +867,22 @@ check_set(struct loader *ld, const struct node *node, const struct rrset *set)
 	for (const struct record *r = set->records; r != NULL; r = r->next) {
 		size_t skip = set->type == RR_MX ? 2 : 0;
 		struct dname target = { .len = r->len - skip };
-		char text[HOST_MAX] = "this target";
+		char text[HOST_MAX];
+		const char *what = NULL;
 
 		memcpy(target.octets, r->data + skip, target.len);
-		const char *what = doubt_target(z, node, set->type, &target);
-
+		if (target.len > 1)
+			what = set->type == RR_CNAME ?
+			    doubt_alias(z, target) :
+			    doubt_target(z, node, set->type, &target);
+		else if (skip > 0 && (set->n > 1 || r->data[0] + r->data[1]))
+			what = bad_null_mx;
 		if (what == NULL || r->doubted)
 			continue;
 		zone_name_text(target.octets, text);
 		complain_mildly(ld->diag,
 		    (struct spot){ z->files.v[r->file], r->line }, "%s %s",
-		    text, what);
+		    *text != '\0' ? text : "the root", what);
 	}
 }
 
@@ -860,7 +891,7 @@ static void
 check_zone(struct loader *ld)
 {
 	struct zone *z = ld->zone;
-	char origin[HOST_MAX] = "this zone";
+	char origin[HOST_MAX];
 
 	zone_name_text(z->origin.octets, origin);
 	ld->failed = false;
@@ -881,7 +912,8 @@ check_zone(struct loader *ld)
 	     node = node->next)
 		for (struct rrset *set = node->sets; set != NULL;
 		     set = set->next)
-			if (set->type == RR_MX || set->type == RR_NS)
+			if (set->type == RR_MX || set->type == RR_NS ||
+			    set->type == RR_CNAME)
 				check_set(ld, node, set);
 }
 
