@@ -122,6 +122,8 @@ static const struct told {
 	{ "fall", RR_MX, 4, "two" },
 	{ "nobody", RR_A, 0, "127.0.0.3" },
 	{ "multicast", RR_A, 0, "224.0.0.1" }, /* TCP: unreachable */
+	{ "onlysix", RR_MX, 1, "sixes" },
+	{ "sixes", RR_AAAA, 0, "::1" },
 };
 
 static size_t lookups; /* alive */
@@ -267,10 +269,11 @@ fake_listen(struct fake *f, const char *host, unsigned *port)
 	ck_assert(address_parse(host, 1, &a));
 	address_set_port(&a, *port);
 	*f = (struct fake){ .fd = -1 };
-	f->listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+	f->listener = socket(a.any.sa_family, SOCK_STREAM | SOCK_NONBLOCK, 0);
 	setsockopt(f->listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
 	if (bind(f->listener, &a.any, address_len(&a)) < 0) {
 		close(f->listener);
+		f->listener = -1;
 		return false;
 	}
 	ck_assert_int_eq(listen(f->listener, 5), 0);
@@ -1004,6 +1007,40 @@ START_TEST(rfc5321_4_2_dialogues)
 }
 END_TEST
 
+/* RFC 5321 5.2: a host that has nothing but an IPv6 address.  An address literal leads to the same one. */
+START_TEST(rfc5321_5_2_host_of_ipv6_alone)
+{
+	static const char *const domains[] = { "onlysix", "[IPv6:::1]" };
+
+	close(fakes[1].listener);
+	conf.smtp_port = 0;
+	if (!fake_listen(&fakes[1], "[::1]", &conf.smtp_port)) {
+		printf("skipped: no ::1 here\n");
+		return;
+	}
+	for (size_t i = 0; i < NELEM(domains); i++) {
+		fakes[1].script = SCRIPT(TAKES);
+		ck_assert_int_eq(deliver(domains[i], 1), RELAY_SENT);
+		ck_assert_str_eq(fates(), "D");
+		ck_assert_ptr_nonnull(strstr(rcpts[0].reply, "250 taken"));
+		ck_assert_str_eq(relay_news(relay)->host,
+		    i == 0 ? "sixes" : domains[i]);
+		ck_assert_uint_eq(fakes[1].clients, i + 1);
+		ck_assert_uint_gt(fakes[1].content_len, 0);
+		relay_quit(relay);
+		end_turn();
+		ck_assert_int_eq(run(false), RELAY_OVER);
+		relay_close(relay);
+		relay = NULL;
+		free(rcpts[0].reply);
+		free(rcpts[0].address);
+		rcpts[0] = (struct rcpt){ 0 };
+		ck_assert_int_eq(ftruncate(content, 0), 0);
+		lseek(content, 0, SEEK_SET);
+	}
+}
+END_TEST
+
 /* RFC 5321 2.3.8, 4.5.2: what arrives, and two messages on a connection. */
 START_TEST(rfc5321_3_3_two_messages_and_quit)
 {
@@ -1497,6 +1534,7 @@ main(void)
 	    (int)NELEM(dots));
 	tcase_add_loop_test(tc, rfc5321_4_2_dialogues, 0,
 	    (int)NELEM(dialogues));
+	tcase_add_test(tc, rfc5321_5_2_host_of_ipv6_alone);
 	tcase_add_test(tc, rfc5321_3_3_two_messages_and_quit);
 	tcase_add_test(tc, rfc5321_4_1_1_5_next_message_after_rset);
 	tcase_add_test(tc, rfc1870_size_and_rfc6152_eightbit);
