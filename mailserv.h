@@ -128,7 +128,7 @@ struct path {
 /* The life of a message that is being written; NOTES.md has the table. */
 enum msg_state {
 	MSG_OPEN,      /* M0, M1: recipients come, content comes */
-	MSG_SUBMITTED, /* M2: to be committed at the end of this turn */
+	MSG_SUBMITTED, /* M2: to be committed, in this turn or soon */
 	MSG_COMMITTED, /* M3: on stable storage: may be answered 250 */
 	MSG_REFUSED,   /* the disk said no; msg.error is its errno */
 };
@@ -153,7 +153,8 @@ struct msg {
 	struct queued *queued; /* what will be scheduled; queue.c's */
 	struct job *report_of; /* it reports these failures; queue.c's */
 	bool warning;          /* it reports a delay; queue.c's */
-	struct msg *next;      /* in the turn's commit */
+	bool orphan;           /* its client has left in the commit */
+	struct msg *next;      /* in the commit */
 };
 
 enum rcpt_state {
@@ -345,6 +346,8 @@ struct server {
 	struct spool spool;
 	struct queue queue;
 	struct smtp *smtp_waiting;  /* for the commit */
+	bool smtp_heard;            /* this turn: who has not submitted */
+	msec held;                  /* until when the commit waits; or 0 */
 	struct pop3 *pop3_checking; /* for crypt(3), oldest first */
 	struct pop3 *pop3_open;     /* who holds a maildrop */
 	struct dns *dns;            /* see resolver.c */
@@ -413,8 +416,8 @@ msec queue_due(void);
 /* Start the attempts that are due, and move on those under way. */
 void queue_serve(void);
 
-/* Everything submitted in this turn becomes durable, or is refused; what is
- * to be passed on is scheduled. */
+/* Everything submitted becomes durable, or is refused; what is to be passed on
+ * is scheduled. */
 void queue_commit(void);
 
 /* The server stops: attempts end, those under way with the message that they

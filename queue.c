@@ -1118,7 +1118,7 @@ committed(struct msg *m)
 	else if (m->queued != NULL)
 		queued_free(m->queued);
 	m->queued = NULL;
-	if (j == NULL && !m->warning)
+	if (j == NULL && !m->warning && !m->orphan)
 		return; /* smtp_answer() tells the client, and drops it */
 	spool_drop(m);
 	if (j != NULL)

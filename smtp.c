@@ -1030,6 +1030,7 @@ smtp_session(struct smtp *s)
 		(void)buf_size(&conn->in, LARGE_BUF);
 	s->ended |= got == IO_EOF;
 	smtp_run(s);
+	srv.smtp_heard |= got == IO_OK && s->state != SMTP_COMMIT;
 	/* The wait is for a whole command (RFC 5321 4.5.3.2): one octet now and
 	 * then must not hold a connection for days. */
 	if (s->commands != commands && s->state != SMTP_BYE)
@@ -1100,10 +1101,25 @@ smtp_answer(void)
 		srv.smtp_waiting = s->next_waiting;
 		smtp_reply(s, commit_verdict(s));
 		smtp_forget(s);
+		net_touch(&s->c);
 		/* What came behind the dot waits already in the buffer. */
 		s->c.again = buf_used(&s->c.in) > 0 || s->ended;
 		smtp_ask(s);
 	}
+}
+
+/* A client is gone while its message waits for the commit.  It is kept, as it
+ * would be if its 250 had been lost on the way (RFC 1047 2). */
+static void
+smtp_leave(struct smtp *s)
+{
+	struct smtp **at = &srv.smtp_waiting;
+
+	while (*at != s)
+		at = &(*at)->next_waiting;
+	*at = s->next_waiting;
+	s->msg->orphan = true; /* queue_commit() drops it */
+	s->msg = NULL;
 }
 
 void
@@ -1117,6 +1133,8 @@ smtp_reap(void)
 		if (!conn->listening) {
 			log_conn(conn, "disconnect in %s",
 			    state_name[s->state]);
+			if (s->state == SMTP_COMMIT)
+				smtp_leave(s);
 			smtp_forget(s);
 			s->conf->refs--;
 		}
@@ -1147,7 +1165,7 @@ smtp_check(void)
 
 		if (conn->listening || conn->doomed || s->stalled)
 			continue;
-		assert(s->commands == s->replies && s->state != SMTP_COMMIT);
+		assert(s->commands == s->replies + (s->state == SMTP_COMMIT));
 		assert((s->msg != NULL) == ((IN(s->state) & TRANSACTION) != 0));
 	}
 }

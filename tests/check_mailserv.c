@@ -419,6 +419,33 @@ START_TEST(reload_without_a_queue)
 }
 END_TEST
 
+/* ---- the turn ------------------------------------------------------------ */
+
+/* A commit waits as long as others are heard, and HOLD at most. */
+START_TEST(commit_waits_for_others)
+{
+	struct msg m = { .fd = -1 };
+
+	srv.now = 1000;
+	srv.smtp_heard = true;
+	ck_assert(!commit_waits()); /* there is none */
+	srv.spool.commit = &m;
+	ck_assert(!commit_waits()); /* nobody was heard */
+	for (srv.now = 2000; srv.now < 2000 + HOLD; srv.now++) {
+		srv.smtp_heard = true;
+		ck_assert(commit_waits());
+		ck_assert_int_ne(srv.held, 0);
+	}
+	srv.smtp_heard = true;
+	ck_assert(!commit_waits()); /* it was long enough */
+	ck_assert_int_eq(srv.held, 0);
+	srv.smtp_heard = true;
+	ck_assert(commit_waits());
+	ck_assert(!commit_waits()); /* they have fallen silent */
+	srv.spool.commit = NULL;
+}
+END_TEST
+
 /* ---- the end ------------------------------------------------------------- */
 
 /* A client that does not read its 421 cannot hold the server: five seconds. */
@@ -456,6 +483,7 @@ main(void)
 	tcase_add_loop_test(tc, laboratory, 0, (int)NELEM(laboratories));
 	tcase_add_test(tc, reload);
 	tcase_add_test(tc, reload_without_a_queue);
+	tcase_add_test(tc, commit_waits_for_others);
 	tcase_add_test(tc, last_words);
 	suite_add_tcase(suite, tc);
 	SRunner *runner = srunner_create(suite);

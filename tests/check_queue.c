@@ -1349,6 +1349,26 @@ START_TEST(stop_with_a_message_under_way)
 }
 END_TEST
 
+/* A message whose client left in the commit: committed, and nobody else drops
+ * it. */
+START_TEST(orphan)
+{
+	struct msg *m = spool_begin("alice@mail.test");
+
+	ck_assert(spool_rcpt(srv.conf, m, "x@far.test"));
+	spool_open(m);
+	int fd = m->fd;
+
+	spool_write(m, "x\n", 2);
+	m->orphan = true;
+	spool_submit(m);
+	queue_commit();
+	ck_assert_int_lt(fcntl(fd, F_GETFD), 0);
+	ck_assert_int_eq(count_files("queue/tmp", ""), 0);
+	ck_assert_uint_eq(srv.queue.n_messages, 1);
+}
+END_TEST
+
 /* A year passes on the real clock while a message comes in: it is new. */
 START_TEST(clock_steps_while_a_message_comes)
 {
@@ -1473,6 +1493,7 @@ main(void)
 	tcase_add_test(tc, failed_refuses);
 	tcase_add_test(tc, reason_in_plain_text);
 	tcase_add_test(tc, stop_with_a_message_under_way);
+	tcase_add_test(tc, orphan);
 	tcase_add_test(tc, clock_steps_while_a_message_comes);
 	tcase_add_loop_test(tc, clock_is_wrong_at_start, 0,
 	    (int)NELEM(wrong_clocks));

@@ -127,13 +127,15 @@ queue_commit(void)
 
 		k->m.error = fake.error;
 		k->m.state = fake.error != 0 ? MSG_REFUSED : MSG_COMMITTED;
-		if (fake.error != 0)
-			continue;
-		struct kept *slot = &fake.kept[fake.n++ % KEPT];
+		if (fake.error == 0) {
+			struct kept *slot = &fake.kept[fake.n++ % KEPT];
 
-		free(slot->content);
-		*slot = *k;
-		slot->content = strdup(k->content);
+			free(slot->content);
+			*slot = *k;
+			slot->content = strdup(k->content);
+		}
+		if (k->m.orphan)
+			spool_drop(&k->m);
 	}
 	fake.n_submitted = 0;
 }
@@ -1624,6 +1626,43 @@ START_TEST(rfc5321_4_1_1_4_many_in_one_commit)
 }
 END_TEST
 
+/* The commit waits for others, and meanwhile its client, first or last of
+ * those that wait, is gone: the message stays, and the other one's 250. */
+START_TEST(client_leaves_in_the_commit)
+{
+	int fds[2] = { in_data(), in_data() }, leaves = fds[_i];
+	struct sockaddr_in6 peer;
+	socklen_t len = sizeof(peer);
+	struct conn *c;
+
+	for (int i = 0; i < 2; i++)
+		ck_assert_int_eq(send(fds[i], "1\r\n.\r\n", 6, 0), 6);
+	while (fake.n_submitted < 2) {
+		net_wait(srv.now);
+		smtp_serve();
+		net_settle();
+		smtp_reap();
+		smtp_check();
+	}
+	ck_assert_int_eq(getsockname(leaves, (struct sockaddr *)&peer, &len),
+	    0);
+	for (size_t at = 0; (c = net_walk(KIND_SMTP, &at)) != NULL;)
+		if (!c->listening &&
+		    memcmp(&c->peer, &peer, len) == 0)
+			net_drop(c); /* as when a reply cannot be sent */
+	net_settle();
+	smtp_reap();
+	smtp_check();
+	ck_assert_uint_eq(srv.net.n_clients, 1);
+	turns();
+	ck_assert_uint_eq(fake.n, 2);
+	ck_assert_uint_eq(fake.live, 0);
+	ck_assert(replies_fit(hear(fds[1 - _i], NULL), "250 2.0.0"));
+	close(fds[0]);
+	close(fds[1]);
+}
+END_TEST
+
 /* ---- pipelining (RFC 2920) ----------------------------------------------- */
 
 /* A session as one octet string, and what is said to it. */
@@ -2158,6 +2197,7 @@ add_content(Suite *suite)
 	tcase_add_test(tc, rfc5321_4_4_received_ipv6);
 	tcase_add_test(tc, rfc5321_4_2_5_the_disk_refuses);
 	tcase_add_test(tc, rfc5321_4_1_1_4_many_in_one_commit);
+	tcase_add_loop_test(tc, client_leaves_in_the_commit, 0, 2);
 }
 
 static void
