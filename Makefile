@@ -20,8 +20,8 @@ BUILD := build
 SERVER := mailserv
 FAST := build-fast/mailserv-fast
 
-SRC := mailserv.c conf.c smtp.c path.c queue.c report.c spool.c route.c relay.c \
-	maildrop.c pop3.c dns.c resolver.c zone.c master.c net.c
+SRC := mailserv.c conf.c smtp.c path.c place.c queue.c report.c spool.c route.c \
+	relay.c maildrop.c pop3.c dns.c resolver.c zone.c master.c net.c
 OBJ := $(SRC:%.c=$(BUILD)/%.o)
 
 $(SERVER): $(OBJ)

@@ -895,7 +895,7 @@ check_alias(struct reader *rd, const struct alias *alias)
 		WRONG(rd, "alias %s: no such user: %s", name, target);
 	else if (at != NULL && !is_domain(at + 1))
 		WRONG(rd, "alias %s: no address: %s", name, target);
-	else if (at != NULL && spool_place(rd->conf, target) == PLACE_NOBODY)
+	else if (at != NULL && place_of(rd->conf, target) == PLACE_NOBODY)
 		WRONG(rd, "alias %s: %s leads nowhere", name, target);
 }
 

@@ -489,7 +489,7 @@ explain(const char *text)
 	}
 	struct msg *m = spool_begin("");
 
-	if (m == NULL || !spool_rcpt(srv.conf, m, address))
+	if (m == NULL || !place_add(srv.conf, m, address))
 		return EX_OSERR;
 	for (size_t i = 0; i < m->locals.n; i++)
 		printf("%s: mailbox of %s, here\n", address, m->locals.v[i]);

@@ -438,7 +438,7 @@ bool queue_etrn(const char *domain);
  * cannot be read now, the message gets the error, to be written later. */
 void report_write(struct msg *m, const struct job *j, bool patient);
 
-/* ---- spool.c: messages on disk ------------------------------------------- */
+/* ---- place.c: where addresses lead --------------------------------------- */
 
 /* Where mail for an address goes. */
 enum place {
@@ -447,7 +447,13 @@ enum place {
 	PLACE_REMOTE, /* anywhere else */
 	PLACE_NOBODY, /* our domain or a relay_domain, but no such user */
 };
-enum place spool_place(const struct conf *conf, const char *address);
+enum place place_of(const struct conf *conf, const char *address);
+
+/* The message gets it as well: aliases resolved, nobody twice.  False: no
+ * memory. */
+bool place_add(const struct conf *conf, struct msg *m, const char *address);
+
+/* ---- spool.c: messages on disk ------------------------------------------- */
 
 /* The folders below data_dir, made 0700; queue/lock taken.  0, or an exit
  * status, its reason logged: 73; 75 another server is named. */
@@ -455,15 +461,13 @@ int spool_start(const struct conf *conf);
 
 /*
  * The way in.  spool_begin(): a message from this reverse-path; NULL: no
- * memory.  spool_rcpt(): for this address too, aliases resolved, nobody
- * twice; false: no memory.  spool_open(): its file, with Return-Path: at the
- * top; then spool_write(), as LF lines.  Both note the first error in the
- * message, and then do nothing more.  spool_submit(): to be committed in this
- * turn; afterwards msg->state tells.  spool_drop(): the inverse of
- * spool_begin(); what was committed stays, everything else goes.
+ * memory.  spool_open(): its file, with Return-Path: at the top; then
+ * spool_write(), as LF lines.  Both note the first error in the message, and
+ * then do nothing more.  spool_submit(): to be committed soon; afterwards
+ * msg->state tells.  spool_drop(): the inverse of spool_begin(); what was
+ * committed stays, everything else goes.
  */
 struct msg *spool_begin(const char *sender);
-bool spool_rcpt(const struct conf *conf, struct msg *m, const char *address);
 void spool_open(struct msg *m);
 void spool_write(struct msg *m, const char *data, size_t len);
 void spool_submit(struct msg *m);

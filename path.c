@@ -13,7 +13,7 @@
  * Always true
  *	Nothing is read behind the NUL at the line's end, whatever came.
  *	An address is never expanded, and never becomes part of a path on
- *	disk: spool_place() looks it up.
+ *	disk: place_of() looks it up.
  * What it does not do
  *	Comments and folding: those belong to headers (RFC 5322 3.2.2).
  *	Exercise: SMTPUTF8 (RFC 6531 3.3) widens two of these rules; which?

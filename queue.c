@@ -543,7 +543,7 @@ report_submit(struct job *j, bool warning)
 	const char *sender = j->q->sender;
 	struct msg *m = sender[0] != '\0' ? spool_begin("") : NULL;
 
-	if (m == NULL || !spool_rcpt(srv.conf, m, sender) ||
+	if (m == NULL || !place_add(srv.conf, m, sender) ||
 	    m->locals.n + m->remotes.n == 0) {
 		bool lost = m != NULL ? m->error != 0 : sender[0] != '\0';
 

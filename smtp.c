@@ -362,7 +362,7 @@ static enum verdict
 judge_rcpt(struct smtp *s, const char *mailbox)
 {
 	const struct conf *conf = s->conf;
-	enum place place = spool_place(conf, mailbox);
+	enum place place = place_of(conf, mailbox);
 
 	smtp_note(s, "<%s>", mailbox);
 	if (place == PLACE_NOBODY)
@@ -372,7 +372,7 @@ judge_rcpt(struct smtp *s, const char *mailbox)
 		return SAY_RELAYING;
 	if (s->n_rcpts >= conf->max_recipients)
 		return SAY_TOO_MANY;
-	return spool_rcpt(conf, s->msg, mailbox) ? SAY_RCPT : SAY_MEMORY;
+	return place_add(conf, s->msg, mailbox) ? SAY_RCPT : SAY_MEMORY;
 }
 
 /* RFC 5321 4.1.1.3.  Only <postmaster> may come without a domain. */

@@ -2,11 +2,11 @@
  * spool.c -- messages on disk: the way in, the commit, envelopes.
  *
  * What this is
- *	Where an address leads; then everything that writes below queue/: a
- *	message from its first octet to the 250, what its envelope says, and
- *	how both leave again, also by hand (-q and -d).
+ *	Everything that writes below queue/: a message from its first octet to
+ *	the 250, what its envelope says, and how both leave again, also by hand
+ *	(-q and -d).
  * Call it in this order
- *	spool_start(); for each message spool_begin(), spool_rcpt(),
+ *	spool_start(); for each message spool_begin(), place_add(),
  *	spool_open(), spool_write(), spool_submit(); at the end of the turn
  *	spool_commit(); when its outcome has been told, spool_drop().
  * A typical sequence, with break name_message in gdb
@@ -40,125 +40,6 @@ enum {
 	WRITE_BUF = 8192, /* content is written in pieces of this size */
 	SYNCFS_FROM = 3,  /* files: see sync_all_at_once() */
 };
-
-/* ---- addresses ----------------------------------------------------------- */
-
-/* Is a domain, or an address literal such as [127.0.0.1], ours? */
-static bool
-is_ours(const struct conf *conf, const char *domain)
-{
-	union address literal;
-	char host[HOST_MAX];
-	bool v6 = strncasecmp(domain, "[IPv6:", 6) == 0;
-
-	if (domain[0] != '[')
-		return names_has(&conf->domains, domain);
-	snprintf(host, sizeof(host), "%s", domain + (v6 ? 6 : 1));
-	host[strcspn(host, "]")] = '\0';
-	for (size_t i = 0; i < conf->n_listen_smtp; i++) {
-		const union address *listener = &conf->listen_smtp[i];
-
-		if (address_parse(host, address_port(listener), &literal) &&
-		    route_listens(listener, &literal))
-			return true;
-	}
-	return false;
-}
-
-/* A local part without the quoting of RFC 5321 4.1.2: "a\"b" is a"b. */
-static void
-unquote(char *local)
-{
-	char *to = local;
-	bool quoted = *local == '"';
-
-	if (!quoted)
-		return;
-	for (const char *from = local + 1; *from != '\0'; from++) {
-		if (*from == '\\' && from[1] != '\0')
-			from++;
-		else if (*from == '"')
-			break;
-		*to++ = *from;
-	}
-	*to = '\0';
-}
-
-/* Put a user's mailbox on the message's list; m NULL: only asked. */
-static enum place
-to_mailbox(struct msg *m, const struct user *user)
-{
-	if (m != NULL && !names_add(&m->locals, user->name))
-		m->error = ENOMEM;
-	return PLACE_LOCAL;
-}
-
-static enum place resolve(const struct conf *conf, const char *address,
-    struct msg *m, unsigned depth);
-
-/* A local part of ours: user, then alias, then catch_all. */
-static enum place
-resolve_local(const struct conf *conf, const char *local, struct msg *m,
-    unsigned depth)
-{
-	const struct user *user = user_find(conf, local);
-	enum place found = PLACE_NOBODY;
-
-	if (user != NULL)
-		return to_mailbox(m, user);
-	for (size_t i = 0; i < conf->n_aliases && depth < ALIAS_DEPTH; i++)
-		if (strcasecmp(conf->aliases[i].name, local) == 0 &&
-		    resolve(conf, conf->aliases[i].target, m, depth + 1) !=
-			PLACE_NOBODY)
-			found = PLACE_LOCAL;
-	if (found == PLACE_NOBODY && conf->catch_all != NULL)
-		return to_mailbox(m, conf->catch_all);
-	return found;
-}
-
-/* Is the domain one that we relay for, and the local part known there? */
-static enum place
-place_remote(const struct conf *conf, const char *local, const char *domain)
-{
-	for (size_t i = 0; i < conf->n_relay_domains; i++) {
-		const struct relay_domain *rd = &conf->relay_domains[i];
-
-		if (strcasecmp(rd->name, domain) != 0)
-			continue;
-		if (rd->listed && !names_has(&rd->local_parts, local) &&
-		    strcasecmp(local, "postmaster") != 0)
-			return PLACE_NOBODY;
-		return PLACE_RELAY;
-	}
-	return PLACE_REMOTE;
-}
-
-/* Find out where an address leads, and, with a message, send it there. */
-static enum place
-resolve(const struct conf *conf, const char *address, struct msg *m,
-    unsigned depth)
-{
-	char local[PATH_MAX_SMTP + 1];
-	const char *at = strrchr(address, '@');
-	size_t len = at != NULL ? (size_t)(at - address) : strlen(address);
-
-	snprintf(local, sizeof(local), "%.*s", (int)len, address);
-	unquote(local);
-	if (at == NULL || is_ours(conf, at + 1))
-		return resolve_local(conf, local, m, depth);
-	enum place place = place_remote(conf, local, at + 1);
-
-	if (m != NULL && place != PLACE_NOBODY &&
-	    !names_add(&m->remotes, address))
-		m->error = ENOMEM;
-	return place;
-}
-
-enum place
-spool_place(const struct conf *conf, const char *address)
-{
-	return resolve(conf, address, NULL, 0);
-}
 
 /* ---- the way in: M0, M1 -------------------------------------------------- */
 
@@ -201,13 +82,6 @@ spool_begin(const char *sender)
 	m->remotes.exact = true;
 	m->arrived = (time_t)(srv.wall / 1000);
 	return m;
-}
-
-bool
-spool_rcpt(const struct conf *conf, struct msg *m, const char *address)
-{
-	resolve(conf, address, m, 0);
-	return m->error == 0;
 }
 
 /* Write all of it, or note why not. */

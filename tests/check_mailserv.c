@@ -6,8 +6,8 @@
  * calls about users and limits are this file's own: they write down what was
  * asked, change nothing, and fail when a test wants it.  So no test needs root.
  *
- * Links with: conf smtp path queue report spool route relay maildrop pop3 dns
- * Links with: resolver zone master net
+ * Links with: conf smtp path place queue report spool route relay maildrop
+ * Links with: pop3 dns resolver zone master net
  * Wraps: geteuid seteuid setegid setresuid setresgid setgroups prctl lchown
  * Wraps: fstat getpwnam getrlimit setrlimit isatty ppoll
  */

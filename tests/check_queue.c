@@ -7,7 +7,7 @@
  * Always true
  *	Nobody sleeps.  A turn is queue_serve() and queue_commit(); time goes
  *	on from one due time to the next.
- * Links with: queue report spool maildrop conf net
+ * Links with: queue report place spool maildrop conf net
  */
 #include "testlib.h"
 #include <dirent.h>
@@ -160,7 +160,7 @@ receive(const char *from, const char *to)
 	ck_assert_ptr_nonnull(m);
 	snprintf(list, sizeof(list), "%s", to);
 	while ((at = strsep(&rest, " ")) != NULL)
-		ck_assert(spool_rcpt(srv.conf, m, at));
+		ck_assert(place_add(srv.conf, m, at));
 	spool_open(m);
 	spool_write(m, "Subject: hello\nX-Id: 1\n\ntext\n", 29);
 	snprintf(id, sizeof(id), "%s", m->id);
@@ -1355,7 +1355,7 @@ START_TEST(orphan)
 {
 	struct msg *m = spool_begin("alice@mail.test");
 
-	ck_assert(spool_rcpt(srv.conf, m, "x@far.test"));
+	ck_assert(place_add(srv.conf, m, "x@far.test"));
 	spool_open(m);
 	int fd = m->fd;
 
@@ -1374,7 +1374,7 @@ START_TEST(clock_steps_while_a_message_comes)
 {
 	struct msg *m = spool_begin("alice@mail.test");
 
-	ck_assert(spool_rcpt(srv.conf, m, "x@far.test"));
+	ck_assert(place_add(srv.conf, m, "x@far.test"));
 	spool_open(m);
 	spool_write(m, "x\n", 2);
 	srv.wall += 365 * DAY * MINUTE;

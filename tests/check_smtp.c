@@ -61,7 +61,7 @@ spool_begin(const char *sender)
 }
 
 bool
-spool_rcpt(const struct conf *conf, struct msg *m, const char *address)
+place_add(const struct conf *conf, struct msg *m, const char *address)
 {
 	struct kept *k = (struct kept *)m;
 	size_t len = strlen(k->rcpts);
@@ -142,7 +142,7 @@ queue_commit(void)
 
 /* localhost has alice and postmaster; relay.test has anybody but nobody. */
 enum place
-spool_place(const struct conf *conf, const char *address)
+place_of(const struct conf *conf, const char *address)
 {
 	const char *at = strrchr(address, '@');
 

@@ -289,7 +289,7 @@ message(const char *to, const char *content)
 	ck_assert_ptr_nonnull(m);
 	snprintf(list, sizeof(list), "%s", to);
 	for (char *at = strtok(list, " "); at != NULL; at = strtok(NULL, " "))
-		ck_assert(spool_rcpt(conf, m, at));
+		ck_assert(place_add(conf, m, at));
 	spool_open(m);
 	spool_write(m, content, strlen(content));
 	return m;
@@ -394,8 +394,8 @@ START_TEST(place_of_an_address)
 {
 	const char *address = places[_i].address;
 
-	ck_assert_msg(spool_place(conf, address) == places[_i].place, "%s: %d",
-	    address, spool_place(conf, address));
+	ck_assert_msg(place_of(conf, address) == places[_i].place, "%s: %d",
+	    address, place_of(conf, address));
 	if (strchr(address, ' ') == NULL) /* leads_to() parts them there */
 		ck_assert_str_eq(leads_to(address), places[_i].to);
 }
@@ -431,7 +431,7 @@ START_TEST(catch_all)
 	for (size_t i = 0; i < NELEM(rows); i++) {
 		struct msg *m = spool_begin("");
 
-		ck_assert(spool_rcpt(conf, m, rows[i][0]));
+		ck_assert(place_add(conf, m, rows[i][0]));
 		ck_assert_uint_eq(m->locals.n + m->remotes.n, 1);
 		ck_assert_str_eq(m->locals.n > 0 ? m->locals.v[0] :
 						   m->remotes.v[0],
@@ -453,11 +453,11 @@ START_TEST(longest_addresses)
 			memset(address, 'a', (size_t)(local + domain));
 			address[local] = '@';
 			address[local + domain] = '\0';
-			ck_assert_int_eq(spool_place(conf, address),
+			ck_assert_int_eq(place_of(conf, address),
 			    PLACE_REMOTE);
 			snprintf(address + local, sizeof(address) - 1000,
 			    "@here.test");
-			ck_assert_int_eq(spool_place(conf, address),
+			ck_assert_int_eq(place_of(conf, address),
 			    PLACE_NOBODY);
 		}
 }
@@ -513,7 +513,7 @@ START_TEST(content_is_counted)
 	ck_assert_uint_eq(m->lines, 4 + sizeof(big));
 	spool_write(m, "\x80", 1);
 	ck_assert(m->eightbit);
-	ck_assert(spool_rcpt(conf, m, "alice@here.test"));
+	ck_assert(place_add(conf, m, "alice@here.test"));
 	ck_assert_int_eq(commit(m), MSG_COMMITTED);
 	const char *mail = mail_of("alice");
 
@@ -535,7 +535,7 @@ START_TEST(content_in_pieces)
 	for (size_t k = 0; k < NELEM(piece); k++) {
 		struct msg *m = spool_begin("");
 
-		ck_assert(spool_rcpt(conf, m, "x@far.test"));
+		ck_assert(place_add(conf, m, "x@far.test"));
 		spool_open(m);
 		for (size_t at = 0; at < 30000; at += piece[k])
 			spool_write(m, text + at,
@@ -622,14 +622,14 @@ START_TEST(envelope_text)
 	srv.wall = 1795508645123;
 	struct msg *m = message("x@far.test", "caf\xc3\xa9\n");
 
-	ck_assert(spool_rcpt(conf, m, "\"q p\"@far.test"));
+	ck_assert(place_add(conf, m, "\"q p\"@far.test"));
 	ck_assert_int_eq(commit(m), MSG_COMMITTED);
 	ck_assert_str_eq(spool_file("queue", m->id, "env"),
 	    "arrived 1795508645\nsize 34\nhead 26\noctets 32\neightbit\n"
 	    "from a@far.test\nto \"q p\"@far.test\nto x@far.test\n");
 	spool_drop(m);
 	m = spool_begin("");
-	ck_assert(spool_rcpt(conf, m, "x@far.test"));
+	ck_assert(place_add(conf, m, "x@far.test"));
 	spool_open(m);
 	ck_assert_int_eq(commit(m), MSG_COMMITTED);
 	ck_assert_str_eq(spool_file("queue", m->id, "env"),
@@ -851,7 +851,7 @@ START_TEST(refused_by_the_disk)
 	m = spool_begin("a@far.test");
 	for (int i = 0; i < 1000; i++) {
 		snprintf(big, sizeof(big), "user%d@far.test", i);
-		spool_rcpt(conf, m, big);
+		place_add(conf, m, big);
 	}
 	spool_open(m);
 	enum msg_state second = commit(m);
@@ -887,7 +887,7 @@ START_TEST(full_for_a_moment)
 
 	for (int i = 0; i < 1000; i++) {
 		snprintf(address, sizeof(address), "user%d@far.test", i);
-		spool_rcpt(conf, m, address);
+		place_add(conf, m, address);
 	}
 	spool_open(m);
 	limit_files(6000);

@@ -1,0 +1,141 @@
+/*
+ * place.c -- where an address leads: a mailbox, the next host, or nowhere.
+ *
+ * What this is
+ *	Domains, users, aliases and catch_all of the configuration, in the order
+ *	in which they are asked.  path.c has judged the address already.
+ * Call it in this order
+ *	place_of() to know; place_add() to put where it leads into a message.
+ * Always true
+ *	place_add() puts nobody on a list twice, over however many aliases.
+ * What it does not do
+ *	Ask DNS: whether the next host can be found is route.c's, later.
+ */
+#include <errno.h>
+#include <string.h>
+#include <strings.h>
+#include "mailserv.h"
+
+/* Is a domain, or an address literal such as [127.0.0.1], ours? */
+static bool
+is_ours(const struct conf *conf, const char *domain)
+{
+	union address literal;
+	char host[HOST_MAX];
+	bool v6 = strncasecmp(domain, "[IPv6:", 6) == 0;
+
+	if (domain[0] != '[')
+		return names_has(&conf->domains, domain);
+	snprintf(host, sizeof(host), "%s", domain + (v6 ? 6 : 1));
+	host[strcspn(host, "]")] = '\0';
+	for (size_t i = 0; i < conf->n_listen_smtp; i++) {
+		const union address *listener = &conf->listen_smtp[i];
+
+		if (address_parse(host, address_port(listener), &literal) &&
+		    route_listens(listener, &literal))
+			return true;
+	}
+	return false;
+}
+
+/* A local part without the quoting of RFC 5321 4.1.2: "a\"b" is a"b. */
+static void
+unquote(char *local)
+{
+	char *to = local;
+	bool quoted = *local == '"';
+
+	if (!quoted)
+		return;
+	for (const char *from = local + 1; *from != '\0'; from++) {
+		if (*from == '\\' && from[1] != '\0')
+			from++;
+		else if (*from == '"')
+			break;
+		*to++ = *from;
+	}
+	*to = '\0';
+}
+
+/* Put a user's mailbox on the message's list; m NULL: only asked. */
+static enum place
+to_mailbox(struct msg *m, const struct user *user)
+{
+	if (m != NULL && !names_add(&m->locals, user->name))
+		m->error = ENOMEM;
+	return PLACE_LOCAL;
+}
+
+static enum place resolve(const struct conf *conf, const char *address,
+    struct msg *m, unsigned depth);
+
+/* A local part of ours: user, then alias, then catch_all. */
+static enum place
+resolve_local(const struct conf *conf, const char *local, struct msg *m,
+    unsigned depth)
+{
+	const struct user *user = user_find(conf, local);
+	enum place found = PLACE_NOBODY;
+
+	if (user != NULL)
+		return to_mailbox(m, user);
+	for (size_t i = 0; i < conf->n_aliases && depth < ALIAS_DEPTH; i++)
+		if (strcasecmp(conf->aliases[i].name, local) == 0 &&
+		    resolve(conf, conf->aliases[i].target, m, depth + 1) !=
+			PLACE_NOBODY)
+			found = PLACE_LOCAL;
+	if (found == PLACE_NOBODY && conf->catch_all != NULL)
+		return to_mailbox(m, conf->catch_all);
+	return found;
+}
+
+/* Is the domain one that we relay for, and the local part known there? */
+static enum place
+place_remote(const struct conf *conf, const char *local, const char *domain)
+{
+	for (size_t i = 0; i < conf->n_relay_domains; i++) {
+		const struct relay_domain *rd = &conf->relay_domains[i];
+
+		if (strcasecmp(rd->name, domain) != 0)
+			continue;
+		if (rd->listed && !names_has(&rd->local_parts, local) &&
+		    strcasecmp(local, "postmaster") != 0)
+			return PLACE_NOBODY;
+		return PLACE_RELAY;
+	}
+	return PLACE_REMOTE;
+}
+
+/* Find out where an address leads, and, with a message, send it there. */
+static enum place
+resolve(const struct conf *conf, const char *address, struct msg *m,
+    unsigned depth)
+{
+	char local[PATH_MAX_SMTP + 1];
+	const char *at = strrchr(address, '@');
+	size_t len = at != NULL ? (size_t)(at - address) : strlen(address);
+
+	snprintf(local, sizeof(local), "%.*s", (int)len, address);
+	unquote(local);
+	if (at == NULL || is_ours(conf, at + 1))
+		return resolve_local(conf, local, m, depth);
+	enum place place = place_remote(conf, local, at + 1);
+
+	if (m != NULL && place != PLACE_NOBODY &&
+	    !names_add(&m->remotes, address))
+		m->error = ENOMEM;
+	return place;
+}
+
+enum place
+place_of(const struct conf *conf, const char *address)
+{
+	return resolve(conf, address, NULL, 0);
+}
+
+bool
+place_add(const struct conf *conf, struct msg *m, const char *address)
+{
+	resolve(conf, address, m, 0);
+	return m->error == 0;
+}
