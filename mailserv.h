@@ -314,6 +314,7 @@ struct maildrop {
 /* The folders and the commit; spool.c keeps it. */
 struct spool {
 	int dir, tmp, failed, lock; /* descriptors below queue/ */
+	int groups;                 /* see open_new(); or -1 */
 	bool use_syncfs;            /* it tells of errors here */
 	bool one_fs;      /* queue/ and mail/ are on one file system */
 	unsigned epoch;   /* grows with every sync that failed */
@@ -480,9 +481,9 @@ void spool_commit(void);
  * only at start: remove halves and empty queue/tmp.  False: memory, errno. */
 bool spool_scan(int at, struct names *ids, bool repair);
 
-/* Open a file of the spool, made where there is none, to write it through a
- * buffer; flags: O_EXCL or O_TRUNC.  NULL: errno. */
-FILE *spool_create(int at, const char *name, int flags);
+/* Open a file of the spool, made where there is none or else empty, to write it
+ * through a buffer.  NULL: errno. */
+FILE *spool_create(int at, const char *name);
 
 /* Read an envelope; spool_forget() it.  False: there is none, or no good
  * one, or no memory (errno); *e is empty. */

@@ -1073,7 +1073,7 @@ start_due(void)
 static void
 write_hosts(void)
 {
-	FILE *f = spool_create(srv.spool.dir, ".hosts.new", O_TRUNC);
+	FILE *f = spool_create(srv.spool.dir, ".hosts.new");
 
 	srv.queue.hosts_changed = false;
 	if (f == NULL)

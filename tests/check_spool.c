@@ -5,10 +5,10 @@
  *
  * fsync(), syncfs(), linkat() and unlinkat() are this file's own: they write
  * down what is done, and the first three fail when a test wants it, before
- * they do what they should.  fstat(), uname() and write() tell of machines
- * that the tests do not have.
+ * they do what they should.  fstat(), uname(), write() and ioctl() tell of
+ * machines that the tests do not have.
  *
- * Wraps: fstat uname write
+ * Wraps: fstat uname write ioctl
  */
 #include <dirent.h>
 #include <errno.h>
@@ -84,6 +84,16 @@ linkat(int from, const char *old, int to, const char *new, int flags)
 	if (two_disks && letter_of(new) == 'L')
 		return -1;
 	return (int)syscall(SYS_linkat, from, old, to, new, flags);
+}
+
+static bool no_groups; /* the file system has none */
+
+int __wrap_ioctl(int fd, unsigned long what, void *arg);
+int
+__wrap_ioctl(int fd, unsigned long what, void *arg)
+{
+	errno = ENOTTY;
+	return no_groups ? -1 : (int)syscall(SYS_ioctl, fd, what, arg);
 }
 
 static int unlink_fails; /* with this error, or 0 */
@@ -204,6 +214,8 @@ end(void)
 	disk(0);
 	two_disks = choppy = false;
 	kernel = NULL;
+	no_groups = false;
+	close(srv.spool.groups);
 	close(srv.spool.dir);
 	close(srv.spool.tmp);
 	close(srv.spool.failed);
@@ -236,7 +248,7 @@ count(const char *folder, const char *except, char *last)
 static size_t
 in_queue(void)
 {
-	return count("mailserv-data/queue", "tmp failed lock", NULL);
+	return count("mailserv-data/queue", "tmp failed lock .groups", NULL);
 }
 
 static size_t
@@ -568,6 +580,89 @@ START_TEST(writes_in_pieces)
 
 	ck_assert_ptr_nonnull(strchr(mail, '\n'));
 	ck_assert_int_eq(strncmp(strchr(mail, '\n') + 1, content, 60000), 0);
+}
+END_TEST
+
+/* spool_start() of another data_dir: its status; what it logs is captured,
+ * and what it opened is closed. */
+static int other_groups; /* what it made of them */
+
+static int
+other_start(const char *data_dir, const char **said)
+{
+	char *mine = conf->data_dir, *theirs = strdup(data_dir);
+	struct spool spool = srv.spool;
+
+	srv.spool = (struct spool){ .dir = -1 };
+	conf->data_dir = theirs;
+	log_level = 0;
+	test_capture(STDERR_FILENO);
+	int status = spool_start(conf);
+
+	*said = test_captured();
+	log_level = -1;
+	other_groups = srv.spool.groups;
+	close(srv.spool.groups);
+	close(srv.spool.dir);
+	close(srv.spool.tmp);
+	close(srv.spool.failed);
+	close(srv.spool.lock);
+	srv.spool = spool;
+	conf->data_dir = mine;
+	free(theirs);
+	return status;
+}
+
+/* A new file is made in a folder of this second, over what a crash may have left
+ * there, and lies in queue/tmp from then on. */
+START_TEST(new_file)
+{
+	char folder[64], left[80];
+	struct msg *m = spool_begin("a@far.test");
+
+	if (srv.spool.groups < 0) {
+		printf("new_file: skipped: not on ext4\n");
+		spool_drop(m);
+		return;
+	}
+	snprintf(folder, sizeof(folder), "mailserv-data/queue/.groups/%.2s",
+	    m->id + 6);
+	snprintf(left, sizeof(left), "%s/new", folder);
+	ck_assert(place_add(conf, m, "alice@here.test"));
+	ck_assert_int_eq(mkdir(test_path(folder), 0700), 0);
+	test_write(left, "Return-Path: <of somebody else>\nand more of it\n");
+	spool_open(m);
+	ck_assert_uint_eq(count(folder, "", NULL), 0);
+	ck_assert_uint_eq(in_tmp(), 1);
+	ck_assert_int_eq(commit(m), MSG_COMMITTED);
+	ck_assert_str_eq(mail_of("alice"), "Return-Path: <a@far.test>\n");
+	spool_drop(m);
+	srv.wall += 1049; /* 2^20 microseconds, and a bit */
+	m = spool_begin("a@far.test");
+	spool_open(m);
+	ck_assert_int_ne(strncmp(folder + strlen(folder) - 2, m->id + 6, 2),
+	    0);
+	ck_assert_uint_eq(count("mailserv-data/queue/.groups", "", NULL), 2);
+	spool_drop(m);
+}
+END_TEST
+
+/* Where a file system has no block groups, it is made in queue/tmp. */
+START_TEST(new_file_without_groups)
+{
+	const char *said;
+
+	no_groups = true;
+	ck_assert_int_eq(other_start("flat", &said), 0);
+	ck_assert_int_eq(other_groups, -1);
+	close(srv.spool.groups);
+	srv.spool.groups = -1;
+	struct msg *m = message("alice@here.test x@far.test", "x\n");
+
+	ck_assert_uint_eq(in_tmp(), 1);
+	ck_assert_int_eq(commit(m), MSG_COMMITTED);
+	spool_drop(m);
+	ck_assert_uint_eq(count("mailserv-data/queue/.groups", "", NULL), 0);
 }
 END_TEST
 
@@ -930,7 +1025,8 @@ START_TEST(refused_without_folders)
 	snprintf(path, sizeof(path), "mailserv-data/queue/tmp/%s.env", m->id);
 	ck_assert_int_eq(mkdir(test_path(path), 0700), 0);
 	ck_assert_int_eq(commit(m), MSG_REFUSED);
-	ck_assert_int_eq(m->error, EEXIST);
+	ck_assert_int_eq(m->error,
+	    srv.spool.groups < 0 ? EEXIST : EISDIR);
 	spool_drop(m);
 	ck_assert_uint_eq(in_mailbox("alice"), 0);
 	ck_assert_int_eq(rmdir(test_path(path)), 0);
@@ -1414,32 +1510,6 @@ START_TEST(syncfs_of_a_kernel)
 }
 END_TEST
 
-/* spool_start() of another data_dir: its status; what it logs is captured,
- * and what it opened is closed. */
-static int
-other_start(const char *data_dir, const char **said)
-{
-	char *mine = conf->data_dir, *theirs = strdup(data_dir);
-	struct spool spool = srv.spool;
-
-	srv.spool = (struct spool){ .dir = -1 };
-	conf->data_dir = theirs;
-	log_level = 0;
-	test_capture(STDERR_FILENO);
-	int status = spool_start(conf);
-
-	*said = test_captured();
-	log_level = -1;
-	close(srv.spool.dir);
-	close(srv.spool.tmp);
-	close(srv.spool.failed);
-	close(srv.spool.lock);
-	srv.spool = spool;
-	conf->data_dir = mine;
-	free(theirs);
-	return status;
-}
-
 /* A process that has the lock of a data_dir until the pipe is closed. */
 static pid_t
 lock_holder(const char *data_dir, int *leash)
@@ -1747,6 +1817,8 @@ static const struct {
 	{ "way in", &content_is_counted, 0 },
 	{ "way in", &content_in_pieces, 0 },
 	{ "way in", &writes_in_pieces, 0 },
+	{ "way in", &new_file, 0 },
+	{ "way in", &new_file_without_groups, 0 },
 	{ "way in", &dropped_before_the_commit, 0 },
 	{ "commit", &commit_of_each_kind, (int)NELEM(kinds) },
 	{ "commit", &envelope_text, 0 },
