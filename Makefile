@@ -7,6 +7,7 @@
 #	make torture     the promise, tried: crashes, power cuts, faults, load
 #	make numbers     the figures of readability, and their limits
 #	make interop     beside other servers: root, Debian packages, the network
+#	make bench       as fast as others?  likewise (make bench-quick: 3 minutes)
 #
 # Your CC, CPPFLAGS, CFLAGS, LDFLAGS and LDLIBS are added to ours.  BUILD is
 # the folder for objects: give another one for other flags.
@@ -58,6 +59,9 @@ $(BUILD)/mailserv_main.o: mailserv.c mailserv.h dns.h net.h | $(BUILD)
 
 $(BUILD)/dialogue $(BUILD)/freeport $(BUILD)/torture $(BUILD)/power \
     $(BUILD)/load: $(BUILD)/%: tests/%.c tests/scene.h tests/traced.h | $(BUILD)
+	$(CC) $(OURS) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $<
+
+$(BUILD)/press: tests/bench/press.c | $(BUILD)
 	$(CC) $(OURS) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $<
 
 $(BUILD)/check_%: tests/check_%.c $(TEST_OBJ) $(wildcard tests/*.h) \
@@ -153,6 +157,16 @@ fast-load:
 interop:
 	BUILD=$(BUILD) tests/interop/run $(QUICK)
 
+# Measured beside other servers.  PARTS="smtp dns": only these.
+bench:
+	tests/bench/run $(PARTS)
+
+bench-quick:
+	tests/bench/run --quick $(PARTS)
+
+fast-bench:
+	$(MAKE) OPT=-O2 BUILD=build-fast SERVER=$(FAST) $(FAST) build-fast/press
+
 # ---- other checks -----------------------------------------------------------
 
 numbers:
@@ -183,5 +197,5 @@ clean:
 	rm -rf build build-* mailserv
 
 .PHONY: fast demo test test-sanitized test-stress torture torture-short load \
-	fast-load numbers tidy cppcheck format-check clean \
+	bench bench-quick fast-bench fast-load numbers tidy cppcheck format-check clean \
 	coverage test-valgrind rfc clients interop
