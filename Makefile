@@ -157,7 +157,7 @@ fast-load:
 interop:
 	BUILD=$(BUILD) tests/interop/run $(QUICK)
 
-# Measured beside other servers.  PARTS="smtp dns": only these.
+# Measured beside other servers.  PARTS="smtp dns": only these; "growth": plots.
 bench:
 	tests/bench/run $(PARTS)
 
