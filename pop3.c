@@ -19,17 +19,12 @@
  */
 #include <assert.h>
 #include <crypt.h>
-#include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
-#include <limits.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <sys/sendfile.h>
-#include <sys/stat.h>
 #include <unistd.h>
 #include "mailserv.h"
 
