@@ -430,7 +430,9 @@ feed_content(struct pop3 *s)
 		log_conn(&s->c, "message cut off: %s",
 		    got < 0 ? strerror(errno) : "the file has shrunk");
 		feed_end(s);
-		net_drop(&s->c);
+		pop3_enter(s, POP3_BYE);
+		s->c.doomed = true; /* after what is owed */
+		pop3_alive(s);
 		return;
 	}
 	s->unread -= got;
@@ -643,17 +645,21 @@ do_list(struct pop3 *s)
 }
 
 /* RETR and TOP (RFC 1939 5 and 7).  Its octets are told only where that needs
- * no counting.  Where the file cannot be opened nothing follows the -ERR. */
+ * no counting.  One is read here, because a disk that fails after +OK could
+ * only be told of by cutting the line; nothing follows the -ERR. */
 static enum verdict
 do_retr(struct pop3 *s)
 {
 	uint64_t octets = s->drop.v[s->number - 1].octets;
+	char first;
 
 	s->file = maildrop_open(&s->drop, s->number - 1, &s->unread);
 	if (s->file < 0 && errno == ENOENT && maildrop_look(&s->drop))
 		return SAY_WAIT;
-	if (s->file < 0) {
+	if (s->file < 0 || read(s->file, &first, 1) < 0 ||
+	    lseek(s->file, 0, SEEK_SET) < 0) {
 		pop3_note(s, "%s", strerror(errno));
+		feed_end(s);
 		return SAY_DISK;
 	}
 	pop3_note(s, "it follows");

@@ -8,6 +8,7 @@
  *	The clock stands still until a test moves it: nobody sleeps.
  *	Teardown looks for sessions, locks and descriptors left over.
  * Links with: net
+ * Wraps: read
  */
 #include <check.h>
 #include <ftw.h>
@@ -175,6 +176,26 @@ count_files(const char *folder)
 		n += file->d_name[0] != '.';
 	closedir(files);
 	return n;
+}
+
+/* Reads of files that succeed before all others fail; -1: none fails. */
+static int reads_left = -1;
+
+ssize_t __real_read(int fd, void *to, size_t len);
+ssize_t __wrap_read(int fd, void *to, size_t len);
+ssize_t
+__wrap_read(int fd, void *to, size_t len)
+{
+	struct stat st = { 0 };
+
+	if (reads_left < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
+		return __real_read(fd, to, len);
+	if (reads_left > 0) {
+		reads_left--;
+		return __real_read(fd, to, len);
+	}
+	errno = EIO;
+	return -1;
 }
 
 /* ---- the client ---------------------------------------------------------- */
@@ -1205,6 +1226,49 @@ START_TEST(torn_answers_are_cut)
 }
 END_TEST
 
+/* A disk that fails before the message has begun is told of like a file that
+ * is gone; and behind any failure stands what was earned before. */
+START_TEST(disk_that_fails_rfc3206_4)
+{
+	char large[20000];
+
+	memset(large, 'x', sizeof(large));
+	put("new/1.a,S=2,W=3", "a\n");
+	put_file("new/2.b,S=20000,W=20002", large, sizeof(large));
+	int fd = alice();
+
+	reads_left = 0;
+	PLAY(fd, "R: NOOP\r\nSTAT\r\nRETR 1\r\nTOP 2 0\r\nNOOP\r\n",
+	    "S= +OK NOOP", "S= +OK 2 20005", "S: -ERR [SYS/TEMP] cannot be read",
+	    "S: -ERR [SYS/TEMP] cannot be read", "S= +OK NOOP");
+	reads_left = -1;
+	PLAY(fd, "C: RETR 1", "S= +OK 3 octets", "S= a", "S= .");
+	const char *ask = "NOOP\r\nRETR 2\r\nNOOP\r\n";
+	bool torn = false;
+
+	reads_left = 2; /* the first octet, the first piece */
+	send_all(fd, ask, strlen(ask));
+	for (int i = 0; i < 1000 && !torn; i++) {
+		net_wait(srv.now);
+		pop3_serve();
+		torn = session()->c.doomed;
+		if (torn)
+			pop3_stop(); /* no -ERR comes into what is torn */
+		net_settle();
+		pop3_reap();
+	}
+	ck_assert(torn);
+	PLAY(fd, "S= +OK NOOP", "S= +OK 20002 octets");
+	size_t came = 0;
+
+	for (int octet; (octet = hear_octet(fd)) != -1; came++)
+		ck_assert_int_eq(octet, 'x');
+	ck_assert_uint_eq(came, PIECE);
+	reads_left = -1;
+	close(fd);
+}
+END_TEST
+
 START_TEST(maildrop_that_cannot_be_read_rfc3206_4)
 {
 	put("new/1.a,S=2,W=3", "a\n");
@@ -1521,6 +1585,7 @@ main(void)
 		tcase_add_test(talk, torn_answers_are_cut);
 		tcase_add_test(talk, stop_tells_everybody);
 	}
+	tcase_add_test(talk, disk_that_fails_rfc3206_4);
 	tcase_add_test(talk, maildrop_that_cannot_be_read_rfc3206_4);
 	tcase_add_test(talk, faults_of_the_laboratory);
 	tcase_add_test(talk, unknown_names_cost_as_much);
