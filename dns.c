@@ -18,10 +18,7 @@
  * What it does not do
  *	DNSSEC.  Exercise: the DO bit (RFC 3225 3) must be copied; where?
  */
-#include <errno.h>
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 #include "mailserv.h"
 
 enum {

@@ -16,7 +16,6 @@
  *	$GENERATE, which no RFC knows.  Exercise: write it, with a bound.
  */
 #include <arpa/inet.h>
-#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>

@@ -20,7 +20,6 @@
  *	lost: it may come twice, but is never lost (RFC 1047 2).  Exercise:
  *	measure the window.
  */
-#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>

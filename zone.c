@@ -19,9 +19,6 @@
  *	Classes other than IN, DNAME, DNSSEC.  Exercise: CAA (RFC 8659 4.1)
  *	needs one more letter for a shape; nothing else changes.
  */
-#include <arpa/inet.h>
-#include <assert.h>
-#include <errno.h>
 #include <search.h>
 #include <stdlib.h>
 #include <string.h>
