@@ -575,13 +575,22 @@ pop3_login(struct pop3 *s)
 	return why == EACCES || why == ENOTDIR ? SAY_BROKEN : SAY_DISK;
 }
 
+/* Neither blanks nor control characters: else it can be nobody's name. */
+static bool
+is_name(const char *arg)
+{
+	while ((unsigned char)*arg > ' ' && *arg != 127)
+		arg++;
+	return *arg == '\0';
+}
+
 /* RFC 1939 7.  Never "no such user": that would tell who is one.  Not so what
  * can be nobody's name, for PASS could only say "wrong". */
 static enum verdict
 do_user(struct pop3 *s)
 {
 	s->user = user_find(s->conf, s->arg);
-	s->named = strchr(s->arg, ' ') == NULL;
+	s->named = is_name(s->arg);
 	pop3_note(s, s->named ? "now PASS" : "a name without a blank");
 	return s->named ? SAY_OK : SAY_USAGE;
 }
@@ -838,7 +847,8 @@ play_fault(struct pop3 *s, const char *verb)
 }
 
 /* What one whole line deserves to hear.  The trace shows no password: neither
- * PASS's, nor what no verb of ours begins, for that may be AUTH or APOP. */
+ * PASS's, nor what no verb of ours begins, for that may be AUTH or APOP, nor
+ * what is no name behind USER, for a PASS may have slipped into it. */
 static enum verdict
 pop3_obey(struct pop3 *s, const char *line)
 {
@@ -850,8 +860,11 @@ pop3_obey(struct pop3 *s, const char *line)
 		trace(&s->c, '<', "(not shown)", "RFC 1939 3");
 		return SAY_UNKNOWN;
 	}
-	trace(&s->c, '<', s->verb->run == do_pass ? "PASS ..." : line,
-	    s->verb->rfc);
+	const char *shown = s->verb->run == do_pass ? "PASS ..." : line;
+
+	if (s->verb->run == do_user && !is_name(s->arg))
+		shown = "USER ...";
+	trace(&s->c, '<', shown, s->verb->rfc);
 	enum verdict v = play_fault(s, s->verb->name);
 
 	if (v != SAY_OK)

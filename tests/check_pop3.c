@@ -1476,7 +1476,11 @@ START_TEST(passwords_are_not_kept)
 	PLAY(fd, "S: +OK", "C: USER alice", "S: +OK", "R: PASS swordf",
 	    "R: ish\r\n", "T: 1000", "S: -ERR", "C: AUTH PLAIN swordfish",
 	    "S: -ERR", "C: PASS\tswordfish", "S: -ERR", "C: pass swordfish",
-	    "S: -ERR", "R: PASS swordfish\n", "S: -ERR", "C: USER alice",
+	    "S: -ERR", "C: USER alice\rPASS swordfish", "S: -ERR wanted",
+	    "C: USER alice\tswordfish", "S: -ERR wanted",
+	    "C: user alice PASS swordfish", "S: -ERR wanted",
+	    "C: USER alice\177swordfish", "S: -ERR wanted",
+	    "R: PASS swordfish\n", "S: -ERR", "C: USER alice",
 	    "S: +OK", "C: PASS a b c", "S: +OK"); /* right, and at once */
 	fflush(stderr);
 	dup2(old, STDERR_FILENO);
@@ -1488,6 +1492,7 @@ START_TEST(passwords_are_not_kept)
 	said[len] = '\0';
 	fclose(log);
 	ck_assert_ptr_nonnull(strstr(said, "< PASS ..."));
+	ck_assert_ptr_nonnull(strstr(said, "< USER alice  "));
 	ck_assert_ptr_null(strstr(said, "swordf"));
 	const struct pop3 *s = session();
 
