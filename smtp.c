@@ -1048,11 +1048,12 @@ smtp_greet(struct smtp *s)
 	s->c.deadline = srv.now + s->conf->timeout_smtp;
 	log_conn(&s->c, "connect peer=%s", s->c.peer_text);
 	smtp_asked(s);
-	smtp_note(s, "%s ESMTP mailserv", s->conf->hostname);
 	enum verdict verdict = play_fault(s, "connect");
 
 	if (verdict == SAY_FAULT && s->state == SMTP_NEW)
 		smtp_enter(s, SMTP_DENIED);
+	if (verdict == SAY_OK)
+		smtp_note(s, "%s ESMTP mailserv", s->conf->hostname);
 	smtp_reply(s, verdict == SAY_OK ? SAY_GREETING : verdict);
 }
 
