@@ -144,7 +144,7 @@ enum verdict {
 	SAY_BAD_RCPT, SAY_BAD_PARAM, SAY_PARAM, SAY_TOO_BIG, SAY_NOBODY,
 	SAY_RELAYING, SAY_TOO_MANY, SAY_MEMORY, SAY_BARE, SAY_LOOP, SAY_FULL,
 	SAY_DISK, SAY_FAULT, SAY_FOREIGN, SAY_ERRORS, SAY_LATE, SAY_STOP,
-	N_VERDICTS
+	SAY_DENIED, N_VERDICTS
 };
 /* clang-format on */
 
@@ -555,6 +555,8 @@ static const struct reply {
 	[SAY_SYNTAX] = { 501, "5.5.4 ", "", NULL },
 	[SAY_NOT_HERE] = { 502, "5.5.1 ", "not done here", "RFC 5321 4.2.4" },
 	[SAY_SEQUENCE] = { 503, "5.5.1 ", "", "RFC 5321 4.1.4" },
+	[SAY_DENIED] = { 503, "5.5.1 ", "QUIT is all that may follow",
+	    "RFC 5321 3.1" },
 	[SAY_BAD_SENDER] = { 501, "5.1.7 ",
 	    "no address: ", "RFC 5321 4.1.2, 4.5.3.1" },
 	[SAY_BAD_RCPT] = { 501, "5.1.3 ",
@@ -712,8 +714,8 @@ out_of_sequence(struct smtp *s)
 	const char *name = s->verb->name;
 
 	if (s->state == SMTP_DENIED)
-		smtp_note(s, "QUIT is all that may follow a refused greeting");
-	else if (s->state == SMTP_NEW)
+		return SAY_DENIED;
+	if (s->state == SMTP_NEW)
 		smtp_note(s, "EHLO first: %s needs to know who you are", name);
 	else if (s->verb->legal & IN(SMTP_READY))
 		smtp_note(s, "RSET first: %s ends no transaction", name);
@@ -743,7 +745,7 @@ smtp_obey(struct smtp *s, const char *line, size_t len)
 	if (!is_printable(s, line, len))
 		return SAY_OCTETS;
 	if (s->verb == NULL)
-		return SAY_UNKNOWN;
+		return s->state == SMTP_DENIED ? SAY_DENIED : SAY_UNKNOWN;
 	enum verdict verdict = play_fault(s, s->verb->name);
 
 	if (verdict != SAY_OK)

@@ -2031,6 +2031,7 @@ START_TEST(fault_code)
 	    "554 a laboratory's fault (RFC 5321 4.2)\r\n");
 	say(fd, "EHLO a", "503 Q"); /* RFC 5321 3.1 */
 	say(fd, "NOOP", "503 5.5.1");
+	say(fd, "XYZZY now", "503 5.5.1 QUIT is all that may follow");
 	say(fd, "QUIT", "221");
 	close(fd);
 	set_fault("connect", FAULT_CODE, 421);
