@@ -277,8 +277,8 @@ by_age(const void *one, const void *two)
 {
 	const char *left = *(char *const *)one + FOLDER_LEN;
 	const char *right = *(char *const *)two + FOLDER_LEN;
-	unsigned long long time = strtoull(left, NULL, 10);
-	unsigned long long other = strtoull(right, NULL, 10);
+	long long time = strtoll(left, NULL, 10);
+	long long other = strtoll(right, NULL, 10);
 
 	if (time != other)
 		return time < other ? -1 : 1;

@@ -403,8 +403,8 @@ END_TEST
 
 START_TEST(order_is_time_then_name)
 {
-	static const char *const sorted[] = { "new/a", "new/9.z",
-		"cur/10.a:2,S", "new/10.b,S=3", "cur/10.b,S=4:2,",
+	static const char *const sorted[] = { "cur/-7.z", "new/-5.z", "new/a",
+		"new/9.z", "cur/10.a:2,S", "new/10.b,S=3", "cur/10.b,S=4:2,",
 		"new/1000000000.a", "new/99999999999.a" };
 
 	for (size_t i = 0; i < NELEM(sorted); i++)
