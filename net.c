@@ -655,6 +655,18 @@ is_stranger(const union address *a)
 	    !cidr_match(srv.conf->relay_from, srv.conf->n_relay_from, a);
 }
 
+/* Throw away what the peer has sent and nobody will read, or the kernel would
+ * answer it with a reset, which may overtake our last reply. */
+static void
+discard_input(int fd)
+{
+	char waste[4096];
+
+	for (int i = 0; i < DISCARDS; i++)
+		if (recv(fd, waste, sizeof(waste), MSG_DONTWAIT) <= 0)
+			return;
+}
+
 /* Tell a client why it cannot come in, without a session, and hang up. */
 static void
 refuse(int fd, const char *busy, const char *reason)
@@ -664,6 +676,7 @@ refuse(int fd, const char *busy, const char *reason)
 
 	if (send(fd, line, (size_t)len, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
 		log_event(PART_MAIN, "-", "refused unheard: %s", reason);
+	discard_input(fd);
 	close(fd);
 }
 
@@ -795,10 +808,9 @@ net_connected(struct conn *c)
 {
 	int why = 0;
 	socklen_t len = sizeof(why);
+	int failed = getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &why, &len);
 
-	if (getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &why, &len) < 0)
-		return errno;
-	return why;
+	return failed < 0 ? errno : why;
 }
 
 /* ---- the turn's two ends ------------------------------------------------- */
@@ -887,18 +899,6 @@ struct conn *
 net_next(enum kind kind, const struct conn *after)
 {
 	return after == NULL ? srv.net.ready[kind] : after->next_ready;
-}
-
-/* Throw away what the peer has sent and nobody will read, or the kernel would
- * answer it with a reset, which may overtake our last reply. */
-static void
-discard_input(int fd)
-{
-	char waste[4096];
-
-	for (int i = 0; i < DISCARDS; i++)
-		if (recv(fd, waste, sizeof(waste), MSG_DONTWAIT) <= 0)
-			return;
 }
 
 /* Close c's descriptor and take it out of the poll set. */

@@ -1442,7 +1442,8 @@ START_TEST(accept_makes_a_session)
 }
 END_TEST
 
-/* max_clients: exactly so many, over all, and a place that is free again. */
+/* max_clients: exactly so many, over all, and a place that is free again.  Who
+ * is refused and has spoken already gets no reset behind the reason. */
 START_TEST(max_clients)
 {
 	struct conn *listener = listen_on("127.0.0.1");
@@ -1454,6 +1455,7 @@ START_TEST(max_clients)
 		ck_assert_ptr_nonnull(accept_one(listener));
 	}
 	late = client_of(listener);
+	ck_assert_int_eq(write(late, "EHLO a\r\n", 8), 8);
 	ck_assert_ptr_null(accept_one(listener));
 	ck_assert_str_eq(hear(late),
 	    "421 4.3.2 too many connections, try later\r\n");
