@@ -592,6 +592,10 @@ read_user(struct reader *rd, char *line)
 		if (crypt && strspn(secret + 7, "!*$") == 0)
 			complain_mildly(rd->diag, rd->at,
 			    "user %s: no hash such as mailserv -H makes", name);
+		/* "{PLAIN}" is as long as "PASS " and CR LF. */
+		if (plain && strlen(secret) > POP3_LINE)
+			complain_mildly(rd->diag, rd->at,
+			    "user %s: POP3 has no line so long", name);
 	}
 }
 

@@ -653,16 +653,22 @@ END_TEST
 START_TEST(doubtful)
 {
 	struct diag diag = { .errors = 0 };
+	char users[1024];
 
-	test_write("u", "ann:{CRYPT}secret\nbob:{CRYPT}\nzoe:{CRYPT}!\n"
-			"amy:{CRYPT}*\nkim:{CRYPT}$6$salt$hash\n");
+	/* PASS, a blank and CRLF leave 248 octets of 255 (RFC 2449 4). */
+	snprintf(users, sizeof(users),
+	    "ann:{CRYPT}secret\nbob:{CRYPT}\nzoe:{CRYPT}!\n"
+	    "amy:{CRYPT}*\nkim:{CRYPT}$6$salt$hash\n"
+	    "ben:{PLAIN}%0248d\nmax:{PLAIN}%0249d\n", 0, 0);
+	test_write("u", users);
 	conf_free(load("domain here.test\nusers u\nalias Bob ann\n"
 		       "alias x y@far.test", "~/u:1: warning: user ann:"
 	    " no hash such as mailserv -H makes\n~/u:2: warning: user bob:"
-	    " no hash such as mailserv -H makes\n" CONF "3: warning: alias Bob is"
+	    " no hash such as mailserv -H makes\n~/u:7: warning: user max:"
+	    " POP3 has no line so long\n" CONF "3: warning: alias Bob is"
 	    " never used: the user of that name comes first\n", &diag));
 	ck_assert_uint_eq(diag.errors, 0);
-	ck_assert_uint_eq(diag.warnings, 3);
+	ck_assert_uint_eq(diag.warnings, 4);
 }
 END_TEST
 
