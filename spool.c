@@ -119,10 +119,31 @@ spool_begin(const char *sender)
 	return m;
 }
 
+/* Keep count of what POP3 and the next host want to know of the content.  Once
+ * a buffer and eight octets at a time, for at 1 MiB a message it shows. */
+static void
+count_content(struct msg *m, const char *data, size_t len)
+{
+	const char *end = data + len;
+	uint64_t seen = 0, eight;
+
+	for (const char *nl = data;
+	     (nl = memchr(nl, '\n', (size_t)(end - nl))) != NULL; nl++)
+		m->lines++;
+	for (; end - data >= 8; data += 8) {
+		memcpy(&eight, data, 8);
+		seen |= eight;
+	}
+	for (; data < end; data++)
+		seen |= (unsigned char)*data;
+	m->eightbit |= (seen & 0x8080808080808080) != 0;
+}
+
 /* Write all of it, or note why not. */
 static void
 write_all(struct msg *m, const char *data, size_t len)
 {
+	count_content(m, data, len);
 	while (len > 0 && m->error == 0) {
 		ssize_t n = write(m->fd, data, len);
 
@@ -162,33 +183,18 @@ spool_open(struct msg *m)
 	spool_write(m, line, (size_t)len);
 }
 
-/* Keep count of what POP3 and the next host want to know of the content. */
-static void
-count_content(struct msg *m, const char *data, size_t len)
-{
-	const char *end = data + len;
-
-	m->size += len;
-	m->unfinished = end[-1] != '\n';
-	for (const char *nl = data;
-	     (nl = memchr(nl, '\n', (size_t)(end - nl))) != NULL; nl++)
-		m->lines++;
-	unsigned char seen = 0;
-
-	for (size_t i = 0; i < len; i++)
-		seen |= (unsigned char)data[i];
-	m->eightbit |= seen > 127;
-}
-
 void
 spool_write(struct msg *m, const char *data, size_t len)
 {
 	if (m->error != 0 || len == 0)
 		return;
-	count_content(m, data, len);
+	m->size += len;
+	m->unfinished = data[len - 1] != '\n';
 	if (buf_put(&m->out, data, len))
 		return;
 	write_gathered(m);
+	/* More comes: fewer and larger pieces, if there is memory for them. */
+	(void)buf_size(&m->out, LARGE_BUF);
 	if (!buf_put(&m->out, data, len))
 		write_all(m, data, len); /* more than the buffer holds */
 }
