@@ -651,7 +651,7 @@ smtp_asked(struct smtp *s)
 	s->note[0] = '\0';
 }
 
-/* And this is its one reply. */
+/* And this is its one reply, unless a stranger has erred too often. */
 static void
 smtp_reply(struct smtp *s, enum verdict verdict)
 {
@@ -661,6 +661,11 @@ smtp_reply(struct smtp *s, enum verdict verdict)
 		return;
 	s->replies++;
 	assert(s->replies == s->commands);
+	s->errors += reply[verdict].code >= 500;
+	if (s->errors > ERRORS_MAX && s->c.counted) {
+		smtp_enter(s, SMTP_BYE);
+		verdict = SAY_ERRORS;
+	}
 	snprintf(text, sizeof(text), "%.200s%s", reply[verdict].text, s->note);
 	const char *line = text, *next;
 
@@ -775,11 +780,6 @@ smtp_line(struct smtp *s, enum line got, char *line, size_t len)
 		verdict = smtp_obey(s, line, len);
 	else
 		verdict = got == LINE_BARE_LF ? SAY_BARE_LF : SAY_TOO_LONG;
-	s->errors += reply[verdict].code >= 500;
-	if (s->errors > ERRORS_MAX && s->c.counted) {
-		smtp_enter(s, SMTP_BYE);
-		verdict = SAY_ERRORS;
-	}
 	smtp_reply(s, verdict);
 }
 

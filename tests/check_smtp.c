@@ -1785,13 +1785,23 @@ END_TEST
 
 /* ---- ends ---------------------------------------------------------------- */
 
+/* A client, greeted as if it came from elsewhere: loopback is never counted. */
+static int
+stranger(void)
+{
+	int fd = greeted();
+	struct conn *conn;
+
+	for (size_t at = 0; (conn = net_walk(KIND_SMTP, &at)) != NULL;)
+		conn->counted = !conn->listening;
+	return fd;
+}
+
 /* A stranger's hundredth error is answered, the next one ends it all; what is
  * right in between does not help.  Others may err as they like. */
 START_TEST(rfc5321_7_8_too_many_errors)
 {
 	int fd = greeted();
-	size_t at = 0;
-	struct conn *conn;
 
 	for (int i = 0; i < 200; i++)
 		say(fd, "X", "500 5.5.2");
@@ -1799,12 +1809,7 @@ START_TEST(rfc5321_7_8_too_many_errors)
 	close(fd);
 	turns();
 	loopback.net[12] = 10;
-	fd = greeted();
-	while ((conn = net_walk(KIND_SMTP, &at)) != NULL && conn->listening)
-		continue;
-	ck_assert_ptr_nonnull(conn);
-	ck_assert(!conn->counted); /* loopback never is */
-	conn->counted = true; /* as a client from elsewhere is */
+	fd = stranger();
 	say(fd, "MAIL FROM:<a@b>", "250");
 	for (int i = 0; i < 50; i++) {
 		say(fd, "RCPT TO:<nobody@localhost>", "550 5.1.1");
@@ -1816,6 +1821,28 @@ START_TEST(rfc5321_7_8_too_many_errors)
 	    "<nobody@localhost>");
 	expect_closed(fd, "");
 	loopback.net[12] = 127;
+}
+END_TEST
+
+/* A message that is refused after the dot is an error like any other, and so
+ * is one that is refused at MAIL. */
+START_TEST(rfc5321_7_8_too_many_refused_messages)
+{
+	int fd = stranger();
+
+	for (int i = 0; i < 50; i++) {
+		say(fd, "MAIL FROM:<> SIZE=300001", "552 5.3.4");
+		say(fd, "MAIL FROM:<>", "250");
+		say(fd, "RCPT TO:<alice@localhost>", "250");
+		say(fd, "DATA", "354");
+		say(fd, "a bare \n LF\r\n.", "554 5.6.0");
+	}
+	say(fd, "MAIL FROM:<>", "250");
+	say(fd, "RCPT TO:<alice@localhost>", "250");
+	say(fd, "DATA", "354");
+	say(fd, "one more \n\r\n.", "421 4.7.0 too many errors");
+	expect_closed(fd, "");
+	ck_assert_uint_eq(fake.n, 0);
 }
 END_TEST
 
@@ -2215,6 +2242,7 @@ add_sessions(Suite *suite)
 	tcase_add_test(tc, rfc2920_3_2_a_long_group);
 	tcase_add_test(tc, rfc5321_7_8_a_client_that_never_reads);
 	tcase_add_test(tc, rfc5321_7_8_too_many_errors);
+	tcase_add_test(tc, rfc5321_7_8_too_many_refused_messages);
 	tcase_add_test(tc, rfc5321_4_5_3_2_7_timeout);
 	tcase_add_test(tc, rfc5321_4_5_3_2_7_slow);
 	tcase_add_test(tc, rfc5321_4_1_1_10_quit);
