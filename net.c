@@ -950,17 +950,13 @@ net_ask(struct conn *c)
 static void
 settle(struct conn *c)
 {
-	bool gone = false;
+	bool lost = buf_used(&c->out) > 0 && net_write(c) == IO_ERROR;
+	bool over = c->doomed && (buf_used(&c->out) == 0 || c->late);
 
-	if (buf_used(&c->out) > 0)
-		gone = net_write(c) == IO_ERROR;
-	if (c->doomed && (buf_used(&c->out) == 0 || c->late))
-		gone = true;
 	/* poll() reports a hang-up even to those who ask for nothing: one who
 	 * does not read it now would wake us for ever. */
-	if ((c->revents & (POLLERR | POLLHUP)) && !hears(c))
-		gone = true;
-	if (gone)
+	lost |= (c->revents & (POLLERR | POLLHUP)) && !hears(c);
+	if (over || (lost && !c->busy))
 		net_close(c);
 	else
 		net_ask(c);

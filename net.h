@@ -96,6 +96,7 @@ struct conn {
 	bool more;     /* has output to make as soon as there is room */
 	bool doomed;   /* close as soon as out is empty, or at the deadline */
 	bool again;    /* be served in the next turn whatever happens */
+	bool busy;     /* keep me, though the peer may be gone */
 
 	/* What has this turn brought? */
 	short revents; /* of poll(); 0 where only the deadline or again did */

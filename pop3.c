@@ -928,6 +928,7 @@ pop3_want(struct pop3 *s)
 	c->more = large || buf_room(&c->out) < REPLY_ROOM ||
 	    s->feed != FEED_NONE;
 	c->again = s->waiting && s->state != POP3_CHECKING;
+	c->busy = s->state == POP3_UPDATE; /* QUIT holds without an answer */
 	c->deaf = s->ended || !pop3_ready(s);
 }
 
@@ -1057,15 +1058,12 @@ pop3_serve(void)
 	check_one();
 }
 
-/* The inverse of pop3_greet() and pop3_login().  Who has said QUIT has asked
- * for the removal, even if the answer finds nobody (RFC 1939 6). */
+/* The inverse of pop3_greet() and pop3_login(). */
 static void
 pop3_end(struct pop3 *s)
 {
 	struct pop3 **at = &srv.pop3_open;
 
-	while (s->state == POP3_UPDATE)
-		(void)do_quit(s);
 	if (s->state == POP3_TRANSACTION)
 		log_conn(&s->c, "lost user=%s: nothing is removed",
 		    s->user->name);
