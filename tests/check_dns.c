@@ -411,7 +411,8 @@ END_TEST
 	"SOA ns.example.com. postmaster.example. 1 7200 900 1209600 300\n"
 
 static const struct scene chains[] = {
-	/* RFC 1034 4.3.2 step 3a, RFC 6604 2.1: the last name decides. */
+	/* RFC 1034 3.6.2, RFC 1034 4.3.2 step 3a, RFC 6604 2.1: a CNAME is
+	 * followed, and the last name decides. */
 	{ "one.example", RR_A,
 	    "qr aa NOERROR\n"
 	    "Q one.example. A\n"
@@ -804,7 +805,8 @@ START_TEST(rfc1035_4_2_2_largest_set)
 }
 END_TEST
 
-/* Additional addresses may be missing; glue of a referral may not. */
+/* Additional addresses may be missing; glue of a referral (RFC 1034 4.2.1) may
+ * not. */
 START_TEST(additional_that_does_not_fit)
 {
 	load_large(20);
@@ -1232,7 +1234,7 @@ START_TEST(resolver_finds_and_caches)
 }
 END_TEST
 
-/* RFC 5452 9.1: what a reply must match. */
+/* RFC 5452 9.1, RFC 1035 7.3: what a reply must match. */
 START_TEST(rfc5452_9_1_replies_that_are_not_ours)
 {
 	struct lookup *l = dns_ask("mail.test", RR_A);
@@ -1849,7 +1851,7 @@ START_TEST(rfc7505_3_null_mx)
 }
 END_TEST
 
-/* Our own zones need no server; what leaves them is asked. */
+/* Our own zones need no server; what leaves them is asked (RFC 1034 4.3.2). */
 START_TEST(own_zones_answer)
 {
 	load(0, "example", "wild.zone");

@@ -653,6 +653,7 @@ END_TEST
 
 /* ---- dialogues ----------------------------------------------------------- */
 
+/* All that RFC 1939 5 asks for, and what RFC 1939 7 leaves open. */
 START_TEST(dialogue_rfc1939_10)
 {
 	put("new/2.b,S=3,W=4", "b:\n");
@@ -665,7 +666,8 @@ START_TEST(dialogue_rfc1939_10)
 	    "C: LIST 2", "S= +OK 2 4", "C: UIDL", "S= +OK 2 messages",
 	    "S= 1 1.a", "S= 2 2.b", "S= .", "C: UIDL 1", "S= +OK 1 1.a",
 	    "C: RETR 1", "S= +OK 6 octets", "S= a", "S= b", "S= .",
-	    "C: DELE 1", "S: +OK", "C: RETR 2", "S: +OK", "S= b:", "S= .",
+	    "C: RSET", "S: +OK", "C: DELE 1", "S: +OK", "C: RETR 2", "S: +OK",
+	    "S= b:", "S= .",
 	    "C: TOP 2 0", "S= +OK it follows", "S= b:", "S= ", "S= .",
 	    "C: NOOP", "S: +OK", "C: QUIT", "S: +OK", "S: (closed)");
 	ck_assert_uint_eq(count_files("cur"), 0);
@@ -691,6 +693,7 @@ START_TEST(capa_rfc2449_5)
 }
 END_TEST
 
+/* What is no argument is an -ERR (RFC 1939 3). */
 START_TEST(strict_numbers_rfc1939_5)
 {
 	static const char *const bad[] = { "LIST 4294967297", "LIST 0",
@@ -723,6 +726,7 @@ START_TEST(strict_numbers_rfc1939_5)
 }
 END_TEST
 
+/* 255 octets (RFC 2449 4), and lines that are none. */
 START_TEST(lines_rfc1939_3)
 {
 	static char longest[POP3_LINE + 4], longer[POP3_LINE + 5];
@@ -789,7 +793,8 @@ START_TEST(every_answer_rfc1939_3)
 }
 END_TEST
 
-/* RFC 1939 4, and the optional commands of RFC 1939 7. */
+/* RFC 1939 4, what is marked (RFC 1939 5), and the optional commands of RFC
+ * 1939 7. */
 START_TEST(states_rfc1939_3)
 {
 	static const char *const inside[] = { "STAT", "LIST", "RETR 1",
@@ -824,6 +829,7 @@ START_TEST(states_rfc1939_3)
 }
 END_TEST
 
+/* Nor after ten minutes of silence (RFC 1939 3). */
 START_TEST(nothing_removed_without_quit_rfc1939_6)
 {
 	put("new/1.a,S=2,W=3", "a\n");
@@ -972,6 +978,7 @@ START_TEST(one_crypt_a_turn)
 }
 END_TEST
 
+/* The lock is exclusive (RFC 1939 4). */
 START_TEST(in_use_rfc2449_8_1_2)
 {
 	put("new/1.a,S=2,W=3", "a\n");
@@ -1304,6 +1311,7 @@ START_TEST(disk_that_fails_rfc3206_4)
 }
 END_TEST
 
+/* After the -ERR there is no lock (RFC 1939 4). */
 START_TEST(maildrop_that_cannot_be_read_rfc3206_4)
 {
 	put("new/1.a,S=2,W=3", "a\n");

@@ -251,7 +251,8 @@ pass(void)
 
 /* ---- tests --------------------------------------------------------------- */
 
-/* However many messages wait, one attempt, and one at a time. */
+/* However many messages wait, one attempt, and one at a time; then a wait (RFC
+ * 5321 4.5.4.1). */
 START_TEST(dead_host_costs_one_attempt)
 {
 	for (int i = 0; i < 100; i++)
@@ -426,7 +427,8 @@ report(void)
 	return test_read(path);
 }
 
-/* RFC 3464 2, RFC 5321 4.5.5: recipients that fail together share a report,
+/* RFC 5321 6.1: what was accepted and fails is reported.
+ * RFC 3464 2, RFC 5321 4.5.5: recipients that fail together share a report,
  * with a null reverse-path, 7-bit (RFC 3464 2.1.1), and nobody's lines but
  * ours.  What a program reads is there for each of them (RFC 3464 2.3). */
 START_TEST(report_of_two)
@@ -809,7 +811,7 @@ START_TEST(restart)
 END_TEST
 
 /* Who is done is written down at once: a restart does not begin again with
- * alice because carol still waits. */
+ * alice because carol still waits, nor is carol lost (RFC 5321 6.1). */
 START_TEST(done_survives_a_restart)
 {
 	char name[128];
@@ -875,7 +877,8 @@ START_TEST(reports_cross)
 }
 END_TEST
 
-/* SIGUSR1 tries everything now; ETRN one destination, once a minute. */
+/* SIGUSR1 tries everything now; ETRN (RFC 1985 5) one destination, once a
+ * minute. */
 START_TEST(flush_and_etrn)
 {
 	receive("bob@sender.test", "a@far.test");

@@ -576,6 +576,7 @@ static const struct route_case {
 	{ "mxt14", "4[10.0.0.5] 4[10.0.0.6] found", "is above" },
 	{ "mxt15", "10[10.0.0.1] 20[10.0.0.2] found", NULL },
 	{ "mxt98", "1[10.0.0.5] 1[10.0.0.6] found", "not better" },
+	/* RFC 7505 3: a null MX; none where others stand beside it. */
 	{ "null", "5.1.10", NULL },
 	{ "nullplus", "9[10.0.0.1] found", NULL },
 	{ "ten1", "0[10.0.0.1] found", NULL },
@@ -1477,6 +1478,7 @@ START_TEST(content_unreadable)
 }
 END_TEST
 
+/* RFC 7505 3: who says that there is no host is not tried. */
 START_TEST(rfc7505_impossible_and_unknown)
 {
 	relay = relay_open("null");

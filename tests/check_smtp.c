@@ -440,7 +440,8 @@ expect_closed(int fd, const char *want)
 
 /* ---- commands ------------------------------------------------------------ */
 
-/* RFC 5321 2.2.2 and 3.2: what is registered, and for EHLO alone. */
+/* RFC 5321 2.2.2, 3.2 and 4.2.4: what is registered and done, and for EHLO
+ * alone; RFC 1870 3: with the limit of SIZE. */
 START_TEST(rfc5321_4_1_1_1_ehlo_lists_extensions)
 {
 	int fd = client();
@@ -586,7 +587,9 @@ START_TEST(rfc2034_4_enhanced_codes)
 }
 END_TEST
 
-/* Where a command may come, and what is said where it may not. */
+/* Where a command may come, and what is said where it may not (RFC 5321 3.3),
+ * for all that RFC 5321 4.5.1 asks for; RSET (RFC 5321 4.1.1.5) comes anywhere.
+ * Each reply leaves, though nothing follows (RFC 2920 3.2). */
 START_TEST(rfc5321_4_1_4_order)
 {
 	static const char *const script[][2] = {
@@ -642,7 +645,7 @@ START_TEST(rfc5321_4_1_4_order)
 }
 END_TEST
 
-/* RFC 5321 4.1.1: verbs in any case, and blanks at the end tolerated. */
+/* RFC 5321 2.4 and 4.1.1: verbs in any case, blanks at the end tolerated. */
 START_TEST(rfc5321_4_2_4_verbs_and_arguments)
 {
 	static const char *const script[][2] = {
@@ -664,7 +667,7 @@ START_TEST(rfc5321_4_2_4_verbs_and_arguments)
 		/* RFC 5321 F.1, RFC 5321 4.1.1.7: known, and not done. */
 		{ "TURN", "502 5.5.1" },
 		{ "EXPN", "502 5.5.1" },
-		/* RFC 5321 4.1.1.6 and 3.5.3: no 250 that is not verified. */
+		/* RFC 5321 4.1.1.6, 3.5.3 and 7.3: what is not verified. */
 		{ "VRFY", "501 5.5.4" },
 		{ "VRFY \"a b\"", "252 2.5.0" },
 		{ "VRFY alice", "252 2.5.0" },
@@ -718,7 +721,10 @@ END_TEST
 
 /* ---- addresses and parameters -------------------------------------------- */
 
-/* What MAIL says to a path, and what the queue hears; NULL: nothing. */
+/* What MAIL says to a path, and what the queue hears; NULL: nothing.  Local
+ * parts (RFC 5321 4.1.1), source routes (RFC 5321 4.1.1.3), literals (RFC 5321
+ * 4.1.3), and <>, which MAIL must take (RFC 5321 4.5.5).  What is refused
+ * changes nothing (RFC 5321 4.1.4): the next command is obeyed. */
 static const struct path_case {
 	const char *path, *mail, *rcpt; /* codes; "" where it is the same */
 	const char *mailbox;
@@ -858,7 +864,7 @@ END_TEST
 	"501 5.5.4 no parameter: it is one blank, NAME," \
 	" and perhaps =value (RFC 5321 4.1.2)"
 
-/* RFC 5321 4.1.1.2: the path, and then parameters. */
+/* RFC 5321 4.1.1.2: the path, and then parameters; RFC 1870 6.1: SIZE. */
 START_TEST(rfc5321_4_1_1_11_parameters)
 {
 	static const char *const cases[][2] = {
@@ -1122,7 +1128,8 @@ END_TEST
 
 /* ---- policy -------------------------------------------------------------- */
 
-/* RFC 5321 7.9: for strangers, nothing goes elsewhere. */
+/* RFC 5321 7.9: for strangers, nothing goes elsewhere; 550, for good (RFC 5321
+ * 3.3). */
 START_TEST(rfc5321_3_6_2_relaying)
 {
 	int fd = greeted();
@@ -1164,6 +1171,7 @@ START_TEST(rfc5321_4_5_3_1_10_too_many_recipients)
 }
 END_TEST
 
+/* For now, that is (RFC 5321 3.3): the same command is taken later. */
 START_TEST(rfc5321_4_2_5_no_memory)
 {
 	int fd = greeted();
@@ -1235,6 +1243,7 @@ feed_all_ways(const char *data, size_t len, const char *want, const char *kept)
 	turns();
 }
 
+/* RFC 6152 3: all eight bits. */
 START_TEST(rfc5321_4_5_2_transparency)
 {
 	static const char *const cases[][2] = {
@@ -1291,7 +1300,7 @@ START_TEST(rfc5321_3_3_content_is_not_judged)
 END_TEST
 
 /* Ends that are none: each is content, and the message is refused, once, at
- * its true end (CVE-2023-51764, -51765, -51766). */
+ * its true end (RFC 5321 4.1.1.4; CVE-2023-51764, -51765, -51766). */
 START_TEST(rfc5321_2_3_8_smuggling)
 {
 	static const char *const ends[] = { "\n.\n", "\n.\r\n", "\r\n.\n",
@@ -1494,6 +1503,7 @@ START_TEST(rfc5321_6_3_loops)
 }
 END_TEST
 
+/* The name is believed, whatever the client's address (RFC 5321 4.1.4). */
 START_TEST(rfc5321_4_4_received)
 {
 	int fd = in_data();
@@ -1568,6 +1578,7 @@ END_TEST
 
 /* ---- the commit ---------------------------------------------------------- */
 
+/* One reply after the end of content (RFC 5321 4.1.1.4), for good or ill. */
 START_TEST(rfc5321_4_2_5_the_disk_refuses)
 {
 	static const struct {
@@ -1682,6 +1693,7 @@ static const char whole_replies[] =
     "250 2.0.0 OK|250 2.1.0|550 5.1.1|503 5.5.1|250 2.0.0 OK|"
     "250 2.1.5|354|250 2.0.0 0|250 2.1.0|250 2.1.5|354|554 5.6.0|221";
 
+/* RFC 5321 4.2: one reply to every command. */
 START_TEST(rfc2920_3_2_any_grouping)
 {
 	size_t len = sizeof(whole) - 1;

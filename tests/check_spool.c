@@ -803,8 +803,8 @@ START_TEST(group_commit)
 END_TEST
 
 /* Let every disk call of every kind of message fail, one after the other, and
- * again with a disk for the mailboxes: all recipients or none, and nothing is
- * left behind. */
+ * again with a disk for the mailboxes: all recipients or none (RFC 5321 4.2.5),
+ * and nothing is left behind. */
 START_TEST(each_call_fails_once)
 {
 	int failures = 0;
