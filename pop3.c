@@ -211,20 +211,9 @@ _Static_assert(NELEM(state_name) == N_POP3_STATES, "name every state");
 
 #define IN(state) (1u << (state))
 
-/*
- * The diagram of RFC 1939 3, executable: which state may follow which.
- *
- *	         +------- wrong -------+
- *	         v                     |
- *	AUTHORIZATION --PASS--> CHECKING --right--> TRANSACTION
- *	         |                     |             |       |
- *	        QUIT            wrong, 3rd time    drop     QUIT
- *	         v                     v             v       v
- *	        BYE <-----------------BYE           BYE <- UPDATE
- *
- * There is no way into UPDATE but the one from TRANSACTION, so that nothing
- * but QUIT after a login can remove mail.
- */
+/* The diagram of RFC 1939 3, executable: which state may follow which; NOTES.md
+ * draws it.  There is no way into UPDATE but the one from TRANSACTION, so that
+ * nothing but QUIT after a login can remove mail. */
 static const unsigned may_follow[] = {
 	[POP3_AUTHORIZATION] = IN(POP3_CHECKING) | IN(POP3_BYE),
 	[POP3_CHECKING] = IN(POP3_AUTHORIZATION) | IN(POP3_TRANSACTION) |

@@ -184,7 +184,8 @@ smtp_note(struct smtp *s, const char *fmt, ...)
 	va_end(ap);
 }
 
-/* End the transaction, if there is one.  What was committed stays. */
+/* End the transaction, if there is one.  What was committed stays.  Of a client
+ * that is gone the trace then tells READY, and no more. */
 static void
 smtp_forget(struct smtp *s)
 {
