@@ -55,8 +55,9 @@ enum smtp_state {
  * Where in a line of content the next octet falls.  Only the five octets
  * CR LF . CR LF end it (RFC 5321 4.1.1.4).
  *
- *	START --.--> DOT --CR--> DOT_CR --LF--> END
- *	TEXT --CR--> CR --LF--> START		any other octet: TEXT
+ *	DOT_START --.--> DOT_DOT --CR--> DOT_DOT_CR --LF--> DOT_END
+ *	DOT_TEXT --CR--> DOT_CR --LF--> DOT_START
+ *	any other octet: DOT_TEXT
  */
 enum dot_state { DOT_START, DOT_TEXT, DOT_CR, DOT_DOT, DOT_DOT_CR, DOT_END };
 
