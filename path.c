@@ -98,10 +98,10 @@ path_skip(const char *begin, struct path *path)
 {
 	const char *local = begin + 1;
 
-	path->fault = "its source route is none";
+	path->fault = "its source route is not valid";
 	if (*local == '@' && (local = skip_route(local)) == NULL)
 		return NULL;
-	path->fault = "its local part is none";
+	path->fault = "its local part is not valid";
 	const char *at = skip_local(local);
 
 	if (at == NULL)
@@ -112,7 +112,7 @@ path_skip(const char *begin, struct path *path)
 	path->fault = "no @ and domain after its local part";
 	if (*at != '@')
 		return NULL;
-	path->fault = "its domain or address literal is none";
+	path->fault = "its domain or address literal is not valid";
 	const char *end = path_skip_host(at + 1);
 
 	if (end == NULL)

@@ -552,8 +552,7 @@ static const struct reply {
 	[SAY_TOO_LONG] = { 500, "5.5.2 ", "too long", "RFC 5321 4.5.3.1.4" },
 	[SAY_BARE_LF] = { 500, "5.5.2 ", "a line ends in CR LF, not LF (nc -C)",
 	    "RFC 5321 2.3.8" },
-	[SAY_OCTETS] = { 501, "5.5.2 ", "printable ASCII only, not octet ",
-	    "RFC 5321 4.1.2" },
+	[SAY_OCTETS] = { 501, "5.5.2 ", "not printable: ", "RFC 5321 4.1.2" },
 	[SAY_SYNTAX] = { 501, "5.5.4 ", "", NULL },
 	[SAY_NOT_HERE] = { 502, "5.5.1 ", "not done here", "RFC 5321 4.2.4" },
 	[SAY_SEQUENCE] = { 503, "5.5.1 ", "", "RFC 5321 4.1.4" },
@@ -573,12 +572,12 @@ static const struct reply {
 	[SAY_MEMORY] = { 452, "4.3.0 ", "out of memory, try later: ", NULL },
 	[SAY_BARE] = { 554, "5.6.0 ", "a bare CR or LF in it",
 	    "RFC 5321 2.3.8" },
-	[SAY_LOOP] = { 554, "5.4.6 ", "a loop: 100 Received:", "RFC 5321 6.3" },
+	[SAY_LOOP] = { 554, "5.4.6 ", "a loop; Received: ", "RFC 5321 6.3" },
 	[SAY_FULL] = { 452, "4.3.1 ", "try later: ", "RFC 5321 4.2.5" },
 	[SAY_DISK] = { 451, "4.3.0 ", "try later: ", "RFC 5321 4.2.5" },
 	[SAY_FAULT] = { 0, "", "a laboratory's fault", NULL },
 	[SAY_FOREIGN] = { 421, "4.7.0 ", "SMTP is not HTTP", "RFC 5321 7.8" },
-	[SAY_ERRORS] = { 421, "4.7.0 ", "too many errors; ", "RFC 5321 7.8" },
+	[SAY_ERRORS] = { 421, "4.7.0 ", "too many errors", "RFC 5321 7.8" },
 	[SAY_LATE] = { 421, "4.4.2 ", "silent too long", "RFC 5321 4.5.3.2.7" },
 	[SAY_STOP] = { 421, "4.3.2 ", "the server stops", "RFC 5321 3.8" },
 };
@@ -666,6 +665,7 @@ smtp_reply(struct smtp *s, enum verdict verdict)
 	s->errors += reply[verdict].code >= 500;
 	if (s->errors > ERRORS_MAX && s->c.counted) {
 		smtp_enter(s, SMTP_BYE);
+		s->note[0] = '\0'; /* it is the lost verdict's */
 		verdict = SAY_ERRORS;
 	}
 	snprintf(text, sizeof(text), "%.200s%s", reply[verdict].text, s->note);
@@ -709,8 +709,8 @@ is_printable(struct smtp *s, const char *line, size_t len)
 	while (i < len && line[i] >= ' ' && line[i] < 127)
 		i++;
 	if (i < len)
-		smtp_note(s, "%zu, \\%03o; SMTPUTF8 is not offered", i + 1,
-		    (unsigned char)line[i]);
+		smtp_note(s, "octet %zu is \\%03o; SMTPUTF8 is not offered",
+		    i + 1, (unsigned char)line[i]);
 	return i == len;
 }
 
@@ -725,7 +725,7 @@ out_of_sequence(struct smtp *s)
 	if (s->state == SMTP_NEW)
 		smtp_note(s, "EHLO first: %s needs to know who you are", name);
 	else if (s->verb->legal & IN(SMTP_READY))
-		smtp_note(s, "RSET first: %s ends no transaction", name);
+		smtp_note(s, "RSET first: a transaction is open");
 	else if (s->state == SMTP_READY)
 		smtp_note(s, "MAIL first: %s needs a sender", name);
 	else
@@ -905,6 +905,7 @@ content_verdict(struct smtp *s)
 		return verdict;
 	if (content->bare)
 		return SAY_BARE;
+	smtp_note(s, "%u times", content->received);
 	if (content->received >= RECEIVED_MAX)
 		return SAY_LOOP;
 	smtp_note(s, "%zu", s->conf->max_message);
