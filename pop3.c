@@ -7,7 +7,8 @@
  * Call it in this order
  *	In every turn: pop3_serve(), net_settle(), pop3_reap().
  * A typical sequence, with break pop3_enter in gdb
- *	pop3_serve -> pop3_session -> pop3_line -> do_pass -> pop3_enter
+ *	pop3_serve -> pop3_session -> pop3_run -> pop3_line ->
+ *	    pop3_obey -> do_pass -> pop3_enter
  * Always true
  *	One reply a command, in pop3_answer(); handlers only decide.
  *	A session sees its snapshot: message n stays that file, or is gone.

@@ -8,8 +8,10 @@
  *	In every turn: smtp_serve(), queue_commit(), smtp_answer(),
  *	net_settle(), smtp_reap().  At the end: smtp_stop().
  * A typical sequence, with break smtp_enter in gdb
- *	smtp_serve -> smtp_run -> smtp_line -> do_data -> smtp_enter ...
- *	smtp_run -> content_end ... queue_commit ... smtp_answer
+ *	smtp_serve -> smtp_session -> smtp_run -> smtp_take ->
+ *	    smtp_line -> smtp_obey -> do_data -> smtp_enter
+ *	... smtp_take -> content_end -> content_verdict -> smtp_enter
+ *	then queue_commit, and smtp_answer -> smtp_forget -> smtp_enter
  * Always true
  *	One reply a command, in smtp_reply(); handlers only decide.
  *	A 250 after the dot is said for a message on stable storage alone.
