@@ -34,7 +34,7 @@ enum {
 	REPLY_LINE = 511,  /* RFC 5321 4.5.3.1.5: 512 with CRLF; NUL */
 	LAST_WORDS = 5,    /* seconds, for who does not read the last reply */
 	TRACE_LINE = 1280, /* Received:, with three names of any length */
-	LINE_KEPT = 80,    /* of a header's line: a longer name is none */
+	LINE_KEPT = 80,    /* of a header's line: see header_line() */
 	ERRORS_MAX = 100,  /* of a stranger: who tries names needs more */
 };
 
@@ -792,7 +792,8 @@ smtp_line(struct smtp *s, enum line got, char *line, size_t len)
 /* A line of the header has ended.  It was a field, with its colon right behind
  * its name or after blanks (RFC 5322 4.5), or the folded rest of one, which
  * begins with a blank; else the body has begun, empty line or not.  Received:
- * is counted. */
+ * is counted.  A field whose name does not fit into what is kept ends the
+ * counting, too, but hides no loop: each host puts its Received: on top. */
 static void
 header_line(struct content *content)
 {
