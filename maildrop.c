@@ -327,7 +327,9 @@ maildrop_uid(const char *name, char *uid)
  *	files.v[0]  "cur/1764000000.A.mx,S=4,W=6:2,S"   v[0]  octets 6
  *	files.v[1]  "new/1764000009.B.mx,S=9,W=11"      v[1]  octets 11
  *
- * 50,000 messages take some 6 MiB: the names, and 24 octets beside each.
+ * 50,000 messages take some 6 MiB: the names, and 24 octets beside each.  There
+ * are MESSAGES_MAX at most, those that readdir() finds first: to know the oldest
+ * all would have to be held.  The others are seen once these are gone.
  */
 
 /* Everything in new/ or cur/; false: errno.  No folder means no mail yet.  No
@@ -368,6 +370,10 @@ read_names(struct maildrop *d)
 
 	if (!read_folder(d, "new") || !read_folder(d, "cur"))
 		return false;
+	if (d->files.n == MESSAGES_MAX)
+		log_event(PART_POP3, "-",
+		    "maildrop user=%s: no more than %d messages are seen",
+		    d->user, MESSAGES_MAX);
 	v = d->files.v;
 	if (d->files.n > 0)
 		qsort(v, d->files.n, sizeof(*v), by_age);

@@ -330,6 +330,34 @@ session(void)
 	return (struct pop3 *)srv.net.conns[srv.net.n - 1];
 }
 
+/* From now on there is a log, and it goes into a file. */
+static FILE *log_file;
+static int log_before;
+
+static void
+capture(int level)
+{
+	log_level = level;
+	log_file = tmpfile();
+	log_before = dup(STDERR_FILENO);
+	dup2(fileno(log_file), STDERR_FILENO);
+}
+
+/* And now no more: what it said. */
+static const char *
+captured(void)
+{
+	static char said[32768];
+
+	dup2(log_before, STDERR_FILENO);
+	close(log_before);
+	rewind(log_file);
+	said[fread(said, 1, sizeof(said) - 1, log_file)] = '\0';
+	fclose(log_file);
+	log_level = -1;
+	return said;
+}
+
 /* ---- the rules alone ----------------------------------------------------- */
 
 START_TEST(numbers_rfc1939_5)
@@ -1346,12 +1374,21 @@ START_TEST(messages_max)
 		snprintf(name, sizeof(name), "%s/mail/alice/new/%d", dir, i);
 		close(open(name, O_WRONLY | O_CREAT, 0600));
 	}
+	capture(0);
 	ck_assert(maildrop_load(&d, "alice"));
+	ck_assert_ptr_nonnull(strstr(captured(),
+	    "maildrop user=alice: no more than 100000 messages are seen\n"));
 	ck_assert_uint_eq(d.left, MESSAGES_MAX);
 	maildrop_free(&d);
 	unlink(in_dir("mail/alice/new/7", NULL));
 	ck_assert(maildrop_load(&d, "alice"));
 	ck_assert_uint_eq(d.left, MESSAGES_MAX);
+	maildrop_free(&d);
+	unlink(in_dir("mail/alice/new/8", NULL));
+	capture(0);
+	ck_assert(maildrop_load(&d, "alice"));
+	ck_assert_str_eq(captured(), "");
+	ck_assert_uint_eq(d.left, MESSAGES_MAX - 1);
 	maildrop_free(&d);
 }
 END_TEST
@@ -1550,13 +1587,10 @@ END_TEST
 /* Every edge of may_follow[] is gone, and no other. */
 START_TEST(every_edge_rfc1939_3)
 {
-	static char said[32768];
-	FILE *log = tmpfile();
-	int old = dup(STDERR_FILENO), fd = client();
+	int fd = client();
 	char edge[64];
 
-	log_level = 1;
-	dup2(fileno(log), STDERR_FILENO);
+	capture(1);
 	PLAY(fd, "S: +OK", "C: QUIT", "S: +OK", "S: (closed)");
 	close(fd);
 	fd = client();
@@ -1570,12 +1604,8 @@ START_TEST(every_edge_rfc1939_3)
 	fd = alice();
 	PLAY(fd, "C: QUIT", "S: +OK", "S: (closed)");
 	close(fd);
-	dup2(old, STDERR_FILENO);
-	close(old);
-	log_level = -1;
-	rewind(log);
-	said[fread(said, 1, sizeof(said) - 1, log)] = '\0';
-	fclose(log);
+	const char *said = captured();
+
 	for (unsigned from = 0; from < N_POP3_STATES; from++)
 		for (unsigned to = 0; to < N_POP3_STATES; to++) {
 			snprintf(edge, sizeof(edge), " %s -> %s\n",
