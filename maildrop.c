@@ -247,10 +247,11 @@ maildrop_unlink(const struct msg *m, const char *user)
 static uint64_t
 name_number(const char *name, const char *key)
 {
-	const char *at = strstr(name, key);
+	const char *at = strstr(name, key), *flags = name + strcspn(name, ":");
 	uint64_t octets;
 
-	if (at == NULL || (at += strlen(key), !digits_parse(&at, &octets)) ||
+	if (at == NULL || at > flags ||
+	    (at += strlen(key), !digits_parse(&at, &octets)) ||
 	    octets > UINT64_MAX / MESSAGES_MAX)
 		return UNKNOWN;
 	return *at == '\0' || *at == ':' || *at == ',' ? octets : UNKNOWN;

@@ -452,6 +452,8 @@ START_TEST(sizes_from_names)
 	ck_assert_uint_eq(name_octets("new/1.x,S=5,W=7"), 7);
 	ck_assert_uint_eq(name_octets("cur/1.x,S=5,W=7:2,S"), 7);
 	ck_assert_uint_eq(name_octets("new/1.x,W=7,S=5"), 7);
+	ck_assert_uint_eq(name_octets("cur/1.x,S=5:2,W=7"), UNKNOWN);
+	ck_assert_uint_eq(name_octets("cur/1.x:2,S=5,W=7"), UNKNOWN);
 	ck_assert_uint_eq(name_octets("new/1.x,S=0,W=0"), 0);
 	ck_assert_uint_eq(name_octets("new/1.x,S=5,W=5"), 5);
 	ck_assert_uint_eq(name_octets("new/1.x,S=5,W=12"), 12);
