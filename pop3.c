@@ -31,6 +31,7 @@
 
 enum {
 	LOGIN_TRIES = 3,    /* so that guessing takes many connections */
+	LAST_WORDS = 10,    /* seconds: a long answer may go before them */
 	REMOVE_SLICE = 100, /* messages a turn: others must not wait */
 	WIRE_END = 8,       /* wire_finish() needs no more */
 	FEED_ROOM = 1024,   /* less is not worth a read() */
@@ -283,7 +284,8 @@ static void
 pop3_alive(struct pop3 *s)
 {
 	s->c.deadline = srv.now +
-	    (s->state == POP3_BYE ? 10 * SECOND : s->conf->timeout_pop3);
+	    (s->state == POP3_BYE ? LAST_WORDS * SECOND :
+				    s->conf->timeout_pop3);
 	s->c.late = false; /* or a last word that is long would be cut */
 }
 
