@@ -85,7 +85,7 @@ maildrop_path(char *path, const char *user, const char *tail)
  * The message's path in new/ or tmp/.  Its name says when, who, where, and
  * both its sizes, so that POP3 can tell them without opening the file:
  *
- *	1764000000.06448a1b2c3d4e5f.mx.example,S=320,W=330
+ *	1764000000.6445941624000e5f.mx.example,S=320,W=330
  *	seconds    queue id         hostname   on disk, on the wire
  *
  * On the wire a line end has two octets instead of one, and the last line has

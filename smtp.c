@@ -221,8 +221,8 @@ play_fault(struct smtp *s, const char *verb)
 /* ---- commands: the transaction ------------------------------------------- */
 
 /* RFC 5321 4.1.1.1: HELO and EHLO.  Words that follow an address literal are
- * tolerated, as it advises.  They do not stand in HELO's syntax, but some
- * clients have no name. */
+ * tolerated, as it advises.  HELO's syntax has no literals, but some clients
+ * have no name. */
 static enum verdict
 do_hello(struct smtp *s, const char *arg)
 {
