@@ -33,7 +33,7 @@ enum {
 	MESSAGES = 16384, /* buckets: 100,000 messages make chains of six */
 	DESTS = 1024,     /* buckets: few, for all are walked when one is due */
 	ATTEMPTS_MAX = 1000, /* so that dead hosts do not delay live ones */
-	DEST_RELAYS = 10,    /* at once to one destination that takes mail */
+	DEST_RELAYS = 20,    /* at once to one destination that takes mail */
 	JOBS_A_RELAY = 25,   /* so many drain in order, over one connection */
 	REPORTS_A_TURN = 50, /* of an impossible destination: others wait */
 	LATE_A_TURN = 500,   /* reports that mail is late, or too late */
