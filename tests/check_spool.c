@@ -670,7 +670,7 @@ START_TEST(new_file_without_groups)
 	const char *said;
 
 	no_groups = true;
-	ck_assert_int_eq(other_start("flat", &said), 0);
+	ck_assert_int_eq(other_start(test_path("flat"), &said), 0);
 	ck_assert_int_eq(other_groups, -1);
 	close(srv.spool.groups);
 	srv.spool.groups = -1;
