@@ -567,10 +567,13 @@ struct good_reply {
 	unsigned flags, counts[4]; /* as in the header */
 	uint32_t ttl;              /* the smallest of what was used */
 	bool soa, referral;        /* see negative() */
+	bool home;                 /* its CNAMEs lead into a zone of ours */
 };
 
-/* In the answer section, go along the CNAMEs from q->name.  Other names are
- * none of our business: anybody may say anything of them. */
+/* In the answer section, go along the CNAMEs from q->name, up to a zone of
+ * ours: of that nobody else knows more, and whom it has delegated is asked
+ * himself.  Other names are none of our business: anybody may say anything of
+ * them. */
 static void
 follow(struct question *q, struct good_reply *g)
 {
@@ -585,14 +588,15 @@ follow(struct question *q, struct good_reply *g)
 		dns_get_name(&rr.data, &q->name);
 		g->p.bad |= rr.data.bad;
 		g->ttl = rr.ttl < g->ttl ? rr.ttl : g->ttl;
-		if (++q->hops > CHAIN_MAX)
+		g->home = zone_nearest(srv.conf, &q->name) != NULL;
+		if (++q->hops > CHAIN_MAX || g->home)
 			return;
 		p = g->p; /* from the first record again */
 		i = UINT_MAX;
 	}
 }
 
-/* Collect the records of the name at the end of the chain. */
+/* Collect the records of the name at the end of the chain, if it is theirs. */
 static void
 collect(struct question *q, struct good_reply *g)
 {
@@ -601,8 +605,8 @@ collect(struct question *q, struct good_reply *g)
 	for (unsigned i = 0; i < g->counts[1] && !g->p.bad; i++) {
 		dns_get_rr(&g->p, &rr);
 		g->p.bad |= rr.class != CLASS_IN; /* nobody asked for that */
-		if (g->p.bad || rr.type != q->l.type || q->l.n == ANSWERS_MAX ||
-		    !dns_same_name(&rr.name, &q->name))
+		if (g->p.bad || g->home || rr.type != q->l.type ||
+		    q->l.n == ANSWERS_MAX || !dns_same_name(&rr.name, &q->name))
 			continue;
 		g->p.bad |= !take_rdata(q, rr.data);
 		g->ttl = rr.ttl < g->ttl ? rr.ttl : g->ttl;
@@ -632,14 +636,15 @@ negative(struct good_reply *g)
 	g->referral &= !g->soa && !(g->flags & AA);
 }
 
-/* No such data, no such name, or a chain that goes on elsewhere. */
+/* No such data, no such name, or a chain that goes on elsewhere or at home. */
 static void
 take_negative(struct question *q, struct good_reply *g,
     const struct dname *asked)
 {
 	bool nxdomain = (g->flags & 15) == NXDOMAIN;
 
-	if (!nxdomain && !g->soa && !dns_same_name(asked, &q->name)) {
+	if (g->home ||
+	    (!nxdomain && !g->soa && !dns_same_name(asked, &q->name))) {
 		link_drop(q);
 		q->tries = 0;
 		known(q);

@@ -1894,6 +1894,69 @@ START_TEST(own_zones_answer)
 }
 END_TEST
 
+/* RFC 5452 6: what the servers of others say of a name of ours is not believed,
+ * not even behind an alias of theirs.  Where we have delegated it, it is asked for. */
+START_TEST(rfc5452_6_aliases_into_our_zones)
+{
+	load(0, "example", "wild.zone");
+	struct lookup *l = dns_ask("a.test", RR_A);
+
+	expect_query(0);
+	begin_reply(OK_FLAGS);
+	put_target("a.test", RR_CNAME, "one.example"); /* of three.example */
+	put_target("one.example", RR_CNAME, "evil.test");
+	put_a("one.example", 60, 666);
+	put_a("three.example", 60, 666);
+	put_a("evil.test", 60, 666);
+	send_reply(0);
+	check_addr(l, 0, 0xC0000203);
+	ck_assert_uint_eq(l->n, 1);
+	ck_assert_str_eq(l->canonical, "three.example");
+	dns_drop(l);
+	l = dns_ask("b.test", RR_MX);
+	expect_query(0);
+	begin_reply(OK_FLAGS);
+	put_target("b.test", RR_CNAME, "x.example");
+	put_target("x.example", RR_MX, "evil.test");
+	send_reply(0);
+	ck_assert_int_eq(l->state, LOOKUP_FOUND);
+	ck_assert_uint_eq(l->n, 1);
+	ck_assert_str_eq(l->answers[0].name, "host1.example");
+	dns_drop(l);
+	/* Nor that there is no such name. */
+	l = dns_ask("c.test", RR_A);
+	expect_query(0);
+	begin_reply(OK_FLAGS | 3);
+	put_target("c.test", RR_CNAME, "three.example");
+	put_soa("test", 60, 60);
+	send_reply(0);
+	check_addr(l, 0, 0xC0000203);
+	dns_drop(l);
+	/* Our zone leads on, elsewhere than they say. */
+	l = dns_ask("d.test", RR_A);
+	expect_query(0);
+	begin_reply(OK_FLAGS);
+	put_target("d.test", RR_CNAME, "away.example");
+	put_a("away.example", 60, 666);
+	send_reply(0);
+	expect_query(0);
+	ck_assert_mem_eq(query + 12, "\3www\7example\3org\0", 17);
+	dns_drop(l);
+	l = dns_ask("e.test", RR_A);
+	expect_query(0);
+	begin_reply(OK_FLAGS);
+	put_target("e.test", RR_CNAME, "ns.glued.example");
+	put_a("ns.glued.example", 60, 666);
+	send_reply(0);
+	expect_query(0);
+	begin_reply(OK_FLAGS);
+	put_a("ns.glued.example", 60, 7);
+	send_reply(0);
+	check_addr(l, 0, 7);
+	dns_drop(l);
+}
+END_TEST
+
 START_TEST(names_that_nobody_can_have)
 {
 	static const char *const bad[] = { "a..b", ".a",
@@ -2173,6 +2236,7 @@ add_resolver_tests(Suite *suite)
 	tcase_add_test(tcase, nonsense_behind_an_alias);
 	tcase_add_test(tcase, rfc7505_3_null_mx);
 	tcase_add_test(tcase, own_zones_answer);
+	tcase_add_test(tcase, rfc5452_6_aliases_into_our_zones);
 	tcase_add_test(tcase, names_that_nobody_can_have);
 	tcase_add_test(tcase, rfc2181_9_truncated_over_tcp);
 	tcase_add_test(tcase, lookups_have_a_limit);
