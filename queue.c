@@ -47,7 +47,7 @@ struct dest {
 	size_t backlog;                     /* jobs from first to last */
 	size_t jobs;     /* in the lists, in attempts, in reports: it lives */
 	msec backoff;    /* not tried before; 0: at once */
-	msec etrn;       /* when ETRN last asked for it */
+	msec etrn;       /* ETRN may ask for it from then on */
 	msec resume;     /* backoff, while an attempt of ETRN's fails; or 0 */
 	unsigned fails;  /* of the host, in a row */
 	time_t retry;    /* the end of backoff by the real clock, for -q */
@@ -129,8 +129,8 @@ dest_free(struct dest *d)
 }
 
 /* Something has changed: wake in time for it.  Or forget the destination, for
- * it lives while a job or an attempt is its own: the caller may not look at it
- * again. */
+ * it lives while a job or an attempt is its own, and while ETRN may not ask for
+ * it: the caller may not look at it again. */
 static void
 dest_update(struct dest *d)
 {
@@ -138,7 +138,7 @@ dest_update(struct dest *d)
 
 	if (due < srv.queue.wake)
 		srv.queue.wake = due;
-	if (d->jobs == 0 && d->attempts == 0)
+	if (d->jobs == 0 && d->attempts == 0 && d->etrn <= srv.now)
 		dest_free(d);
 }
 
@@ -1184,9 +1184,9 @@ queue_etrn(const char *domain)
 {
 	struct dest *d = dest_find(domain);
 
-	if (d == NULL || (d->etrn != 0 && srv.now - d->etrn < MINUTE))
+	if (d == NULL || d->jobs == 0 || d->etrn > srv.now)
 		return false;
-	d->etrn = srv.now;
+	d->etrn = srv.now + MINUTE;
 	d->resume = d->attempts == 0 ? d->backoff : 0;
 	dest_hurry(d);
 	return true;

@@ -933,6 +933,38 @@ START_TEST(etrn_while_it_is_tried)
 }
 END_TEST
 
+/* One message comes, cannot go, and goes when ETRN asks, if it may. */
+static void
+one_by_etrn(bool may)
+{
+	receive("bob@sender.test", "a@far.test");
+	turn();
+	lose(only());
+	ck_assert_int_eq(queue_due(), srv.now + MINUTE);
+	ck_assert(queue_etrn("far.test") == may);
+	pass();
+	say(ready(only()), RCPT_DONE, "250 ok");
+	sent(only());
+	ck_assert_ptr_null(ready(only()));
+	turn();
+}
+
+/* All that waited is gone: ETRN's minute is kept, the destination no longer. */
+START_TEST(etrn_after_all_has_gone)
+{
+	one_by_etrn(true);
+	ck_assert(!queue_etrn("far.test"));
+	one_by_etrn(false); /* which waits for that minute */
+	ck_assert_uint_eq(srv.queue.n_dests, 0);
+	one_by_etrn(true);
+	srv.now = srv.frozen += MINUTE;
+	ck_assert(!queue_etrn("far.test")); /* it may, but nothing waits */
+	receive("bob@sender.test", "b@near.test");
+	turn();
+	ck_assert_uint_eq(srv.queue.n_dests, 1);
+}
+END_TEST
+
 /* A host that answers nothing delays nobody else, however much waits for it;
  * and one for which a thousand messages wait leaves room for others. */
 START_TEST(slow_host_delays_nobody)
@@ -1477,6 +1509,7 @@ main(void)
 	tcase_add_test(tc, done_survives_a_restart);
 	tcase_add_test(tc, delayed_expires_with_its_host);
 	tcase_add_test(tc, reports_cross);
+	tcase_add_test(tc, etrn_after_all_has_gone);
 	tcase_add_test(tc, flush_and_etrn);
 	tcase_add_test(tc, etrn_while_it_is_tried);
 	tcase_add_test(tc, slow_host_delays_nobody);
