@@ -449,6 +449,9 @@ load_one(const char *id)
 	if (q == NULL)
 		return false;
 	q->born -= believed_age(q->arrived);
+	/* Too late to say until when it is tried: one try, then a report. */
+	q->warned |= srv.wall - (msec)q->arrived * 1000 >=
+	    scaled(srv.conf->expire);
 	if (q->unscheduled == NULL) { /* the crash came right before M5 */
 		spool_remove(id);
 		queued_free(q);

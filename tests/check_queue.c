@@ -599,6 +599,32 @@ START_TEST(no_warning)
 }
 END_TEST
 
+/* Nor after a restart that comes too late: "it is still being tried, until
+ * yesterday" is no news.  The first failure is spared all the same. */
+START_TEST(no_warning_past_expire)
+{
+	static const struct {
+		msec age;
+		int warnings;
+	} row[] = { { 5 * DAY * MINUTE - 1000, 1 }, { 5 * DAY * MINUTE, 0 } };
+	int warnings = row[_i].warnings;
+
+	receive("alice@mail.test", "x@far.test");
+	turn();
+	lose(only());
+	srv.wall += row[_i].age;
+	restart_queue();
+	lose(only());
+	ck_assert_int_eq(count_files("mail/alice/new", ""), warnings);
+	ck_assert_uint_eq(srv.queue.n_messages, 1);
+	later(1);
+	turn();
+	lose(only());
+	ck_assert_uint_eq(srv.queue.n_messages, 0);
+	ck_assert_int_eq(count_files("mail/alice/new", ""), warnings + 1);
+}
+END_TEST
+
 /* A warning that the disk refuses is not tried again, and harms nobody. */
 START_TEST(warning_that_cannot_be_stored)
 {
@@ -1497,6 +1523,7 @@ main(void)
 	    NELEM(statuses));
 	tcase_add_test(tc, warning_of_a_delay);
 	tcase_add_test(tc, no_warning);
+	tcase_add_loop_test(tc, no_warning_past_expire, 0, 2);
 	tcase_add_test(tc, warning_that_cannot_be_stored);
 	tcase_add_test(tc, warnings_have_a_limit);
 	tcase_add_test(tc, expiry_has_a_limit);
