@@ -82,9 +82,10 @@ put_explanation(struct msg *m, const struct job *j)
 			 "not be tried again");
 }
 
-/* The enhanced status code (RFC 3463 2) in a reply; where it has none, or one
- * that its own first digit contradicts, that digit's class alone; without a
- * digit the report's.  A 4.y.z stays also in a failure: expiry is one. */
+/* The enhanced status code in a reply, its numbers of three digits at most
+ * (RFC 3463 2); where it has none, or one that its own first digit contradicts,
+ * that digit's class alone; without a digit the report's.  A 4.y.z stays also
+ * in a failure: expiry is one. */
 static void
 status_of(const char *reply, bool warning, char status[12])
 {
@@ -93,13 +94,14 @@ status_of(const char *reply, bool warning, char status[12])
 
 	if (strspn(reply, "0123456789") == 3)
 		code += 3 + strspn(reply + 3, " -");
-	bool enhanced = *code == class && code[1] == '.';
-	size_t len = enhanced ? strspn(code, "0123456789.") : 0;
+	int len = 0;
 
-	if (len < 5 || len > 9)
+	if (*code == class)
+		sscanf(code, "%*c.%*3[0-9].%*3[0-9]%n", &len);
+	if (len == 0 || strspn(code + len, "0123456789.") > 0)
 		snprintf(status, 12, "%c.0.0", class);
 	else
-		snprintf(status, 12, "%.*s", (int)len, code);
+		snprintf(status, 12, "%.*s", len, code);
 }
 
 /* What a program reads (RFC 3464 2.3), for one recipient: as the envelope had
