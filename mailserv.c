@@ -331,8 +331,9 @@ obey_signals(void)
 	}
 }
 
-/* Nobody new comes in; everybody hears 421 or -ERR; a message that is on its
- * way to a host may arrive; then, or in five seconds, the end. */
+/* Nobody new comes in; everybody hears 421 or -ERR, but for clients of the DNS,
+ * which has no such word; a message that is on its way to a host may arrive;
+ * then, or in five seconds, the end. */
 static void
 server_stop(void)
 {
@@ -341,7 +342,7 @@ server_stop(void)
 		struct conn *c;
 
 		for (size_t at = 0; (c = net_walk((enum kind)kind, &at));)
-			if (c->listening)
+			if (c->listening || kind == KIND_DNS)
 				net_drop(c);
 	}
 	queue_commit();

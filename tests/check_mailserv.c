@@ -464,6 +464,37 @@ START_TEST(last_words)
 }
 END_TEST
 
+/* A client of the DNS who is connected and idle (RFC 7766 6.2.1) is not waited
+ * for: there is nothing to be said to it. */
+START_TEST(no_last_words)
+{
+	union address a = { .v4 = { .sin_family = AF_INET,
+				.sin_addr = { htonl(INADDR_LOOPBACK) } } };
+	socklen_t len = sizeof(a);
+	const char *said;
+	char octet;
+
+	quiet_conf("");
+	ck_assert_int_eq(run_once(&said), 0);
+	struct conn *c = net_listen(KIND_DNS, &a, SOCK_STREAM);
+	int client = socket(AF_INET, SOCK_STREAM, 0);
+
+	ck_assert_ptr_nonnull(c);
+	getsockname(c->fd, &a.any, &len);
+	ck_assert_int_eq(connect(client, &a.any, len), 0);
+	server_turn(NEVER);
+	ck_assert_uint_eq(srv.net.n_clients, 1);
+	fake.hurry = true;
+	msec begun = srv.now;
+
+	server_stop();
+	ck_assert_int_lt(srv.now - begun, SECOND);
+	ck_assert_uint_eq(srv.net.n_clients, 0);
+	ck_assert_int_eq(recv(client, &octet, 1, 0), 0);
+	close(client);
+}
+END_TEST
+
 /* ---- the program --------------------------------------------------------- */
 
 int
@@ -485,6 +516,7 @@ main(void)
 	tcase_add_test(tc, reload_without_a_queue);
 	tcase_add_test(tc, commit_waits_for_others);
 	tcase_add_test(tc, last_words);
+	tcase_add_test(tc, no_last_words);
 	suite_add_tcase(suite, tc);
 	SRunner *runner = srunner_create(suite);
 
