@@ -803,7 +803,7 @@ load_file(struct loader *ld, const char *path)
 
 /* ---- the zone as a whole ------------------------------------------------- */
 
-/* What a teacher would say of this target of an MX or NS record of a node;
+/* What a teacher would say of this target of an MX, NS or SRV record of a node;
  * NULL: nothing, for it has an address, or is no name of this zone. */
 static const char *
 doubt_target(struct zone *z, const struct node *node, unsigned type,
@@ -857,14 +857,15 @@ doubt_alias(struct zone *z, struct dname target)
 static const char bad_null_mx[] = "makes it a null MX, which must be the only"
 				  " MX, and of preference 0 (RFC 7505 3)";
 
-/* Warn of the targets in one set of MX, NS or CNAME records. */
+/* Warn of the targets in one set of MX, NS, SRV or CNAME records, which stand
+ * behind some numbers of two octets, or none. */
 static void
 check_set(struct loader *ld, const struct node *node, const struct rrset *set)
 {
 	struct zone *z = ld->zone;
 
 	for (const struct record *r = set->records; r != NULL; r = r->next) {
-		size_t skip = set->type == RR_MX ? 2 : 0;
+		size_t skip = 2 * strspn(zone_kind(set->type)->shape, "2");
 		struct dname target = { .len = r->len - skip };
 		char text[HOST_MAX];
 		const char *what = NULL;
@@ -874,7 +875,8 @@ check_set(struct loader *ld, const struct node *node, const struct rrset *set)
 			what = set->type == RR_CNAME ?
 			    doubt_alias(z, target) :
 			    doubt_target(z, node, set->type, &target);
-		else if (skip > 0 && (set->n > 1 || r->data[0] + r->data[1]))
+		else if (set->type == RR_MX &&
+		    (set->n > 1 || r->data[0] + r->data[1]))
 			what = bad_null_mx;
 		if (what == NULL || r->doubted)
 			continue;
@@ -912,7 +914,7 @@ check_zone(struct loader *ld)
 		for (struct rrset *set = node->sets; set != NULL;
 		     set = set->next)
 			if (set->type == RR_MX || set->type == RR_NS ||
-			    set->type == RR_CNAME)
+			    set->type == RR_CNAME || set->type == RR_SRV)
 				check_set(ld, node, set);
 }
 

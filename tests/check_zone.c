@@ -349,6 +349,11 @@ static const struct fault_row {
 	{ TOP "a CNAME ns\n@ MX 1 a",
 	    "5: warning: a.example is an alias; a"
 	    " host's own name must be here (RFC 2181 10.3)\n" },
+	{ TOP "a CNAME ns\n_x._tcp SRV 1 2 3 a",
+	    "5: warning: a.example is an alias; a"
+	    " host's own name must be here (RFC 2181 10.3)\n" },
+	{ TOP "_x._tcp SRV 256 2 3 mail",
+	    "4: warning: mail.example has no address in this zone\n" },
 	{ TOP "@ MX 1 192.0.2.1",
 	    "4: warning: 192.0.2.1: an address, where"
 	    " the name of a host must be (RFC 1035 3.3)\n" },
@@ -396,6 +401,7 @@ static const struct fault_row {
 	{ TOP "a CNAME b\nb CNAME c\nc CNAME d.c\ne.d.c TXT x", "" },
 	{ TOP "a CNAME b.sub\nsub NS ns\nb CNAME b.\n* CNAME b", "" },
 	{ TOP "a CNAME .\n@ NS .\nb MX 0 .", "" },
+	{ TOP "_x._tcp SRV 1 2 3 ns\n SRV 1 2 3 other.\n SRV 1 2 3 .", "" },
 	{ TOP "sub NS ns\n@ MX 1 mail.sub", "" },
 	{ TOP "* A 1.2.3.4\n@ MX 1 a", "" },
 	{ TOP "a AAAA ::1\n@ MX 1 a\n@ MX 2 example.org.", "" },
