@@ -15,14 +15,11 @@
 #define MAILSERV_H
 
 #include <limits.h>
-#include <netinet/in.h>
-#include <poll.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
-#include <sys/socket.h>
 #include <time.h>
 #include "dns.h"
 #include "net.h"
