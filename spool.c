@@ -914,10 +914,12 @@ half_of(const char *name)
 }
 
 /* One name less in a pair: what a crash left of M3 or M5; or the operator is
- * about to move the other one back from failed/, and it alone is there. */
+ * about to move the other one back from failed/, and it alone is there.  No
+ * crash leaves an envelope alone, but a disk may: whose mail was it? */
 static void
 remove_half(const char *name)
 {
+	struct envelope e;
 	char other[ID_LEN + 5];
 	const char *end = half_of(name) == 'e' ? ".msg" : ".env";
 	int at = srv.spool.failed;
@@ -926,6 +928,11 @@ remove_half(const char *name)
 
 	log_event(PART_QUEUE, "-", "%s %s: its other half is not there",
 	    kept ? "left alone" : "removed", name);
+	spool_read(srv.spool.dir, name, &e);
+	for (size_t i = 0; i < e.n; i++)
+		log_event(PART_QUEUE, e.id, "it was from=<%s> to=<%s>",
+		    e.sender, e.rcpts[i].address);
+	spool_forget(&e);
 	if (!kept)
 		unlinkat(srv.spool.dir, name, 0);
 }

@@ -1704,6 +1704,26 @@ START_TEST(scan_and_repair)
 }
 END_TEST
 
+/* An envelope whose content is gone: the log keeps who should know. */
+START_TEST(half_that_names_somebody)
+{
+	test_write("mailserv-data/queue/000000000000000c.env",
+	    "arrived 1795508645\nsize 34\nfrom a@far.test\nto x@far.test\n"
+	    "to y@far.test\ndone 1\n");
+	log_level = 0;
+	test_capture(STDERR_FILENO);
+	ck_assert_str_eq(scanned(srv.spool.dir, true), "");
+	const char *said = test_captured();
+
+	log_level = -1;
+	ck_assert_ptr_nonnull(strstr(said,
+	    " 000000000000000c it was from=<a@far.test> to=<x@far.test>\n"));
+	ck_assert_ptr_nonnull(strstr(said,
+	    " 000000000000000c it was from=<a@far.test> to=<y@far.test>\n"));
+	ck_assert_uint_eq(in_queue(), 0);
+}
+END_TEST
+
 /* ---- mailserv -q and -d -------------------------------------------------- */
 
 static const char listed[] =
@@ -1870,6 +1890,7 @@ static const struct {
 	{ "start", &state_cannot_be_had, 0 },
 	{ "start", &folders_last, 0 },
 	{ "start", &scan_and_repair, 0 },
+	{ "start", &half_that_names_somebody, 0 },
 	{ "tools", &list, 0 },
 	{ "tools", &list_of_nothing, 0 },
 	{ "tools", &delete, 0 },
