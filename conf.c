@@ -664,7 +664,9 @@ static const struct directive directives[] = {
 	/* The wait after each failure; the last one again and again. */
 	{ "retry", "1m 5m 15m 30m 1h", read_retry, 1, RETRY_STEPS, AT(retry),
 	    SECOND, DAYS(365) },
-	/* So old, a message's sender is told that it is late; 0: never. */
+	/* So old, a message's sender is told that it is late; 0: never.  That
+	 * is seen when the message is tried: a `retry` whose last wait is
+	 * longer puts this off, and expire. */
 	{ "warn_after", "4h", read_time, 1, 1, AT(warn_after), 0, DAYS(365) },
 	/* So old, it is returned. */
 	{ "expire", "5d", read_time, 1, 1, AT(expire), SECOND, DAYS(365) },
