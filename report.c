@@ -15,6 +15,8 @@
  * What it does not do
  *	Ask whether the sender wants it: NOTIFY=NEVER, or no DELAY (RFC 3461
  *	4.1).  Exercise: take the parameter in smtp.c, keep it in the envelope.
+ *	Name in a warning the host whose words it cites (RFC 3464 2.3.5): it is
+ *	read from the envelope, which has only the words.  Exercise: keep both.
  */
 #include <errno.h>
 #include <stdarg.h>
