@@ -416,13 +416,21 @@ relay_reset(struct relay *r)
 	relay_enter(r, AT_RSET);
 }
 
+/* The size of what the host gets (RFC 1870 6): without our Return-Path: line,
+ * whose CR is in `size`, and not in `head`. */
+static size_t
+sent_size(const struct queued *q)
+{
+	return q->head > 0 ? q->size - q->head - 1 : q->size;
+}
+
 /* Why the host cannot even be offered this message; NULL: it can. */
 static const char *
 obstacle(const struct relay *r)
 {
 	const struct queued *q = r->job->q;
 
-	if (r->size_max > 0 && q->size - q->head > r->size_max)
+	if (r->size_max > 0 && sent_size(q) > r->size_max)
 		return "5.3.4 larger than the host takes (RFC 1870 6.1)";
 	if (q->eightbit && !r->eightbit)
 		return "5.6.3 8-bit, and the host is not (RFC 6152 3)";
@@ -437,7 +445,7 @@ say_mail(struct relay *r)
 	char size[40] = "";
 
 	if (r->sized)
-		snprintf(size, sizeof(size), " SIZE=%zu", q->size - q->head);
+		snprintf(size, sizeof(size), " SIZE=%zu", sent_size(q));
 	relay_say(r, AT_MAIL, "MAIL FROM:<%s>%s%s", q->sender, size,
 	    q->eightbit ? " BODY=8BITMIME" : "");
 }
