@@ -34,7 +34,7 @@ enum {
 	TCP_IDLE = 30,   /* seconds, of a client (RFC 7766 6.2.3) */
 	SERVER_WAIT = 2, /* seconds, for one server's answer */
 	ROUNDS = 2,      /* so often is each server asked */
-	LINKS_MAX = 64,  /* sockets for look-ups; the rest of them waits */
+	LINKS_MAX = 64,  /* sockets for look-ups; the rest waits in line */
 	LOOKUPS_MAX = 10000,
 	CACHE_SLOTS = 1024, /* a newer name takes the place of an older */
 	ANSWERS_MAX = 256,  /* of one look-up; nobody tries so many */
@@ -62,7 +62,7 @@ struct question {
 };
 
 struct dns {
-	struct question *pending;
+	struct question *pending, **end; /* in the order of asking */
 	size_t n_pending, n_links;
 	unsigned long ignored; /* replies that were none of ours */
 	struct cached *cache[CACHE_SLOTS];
@@ -73,8 +73,11 @@ struct dns {
 static struct dns *
 state(void)
 {
-	if (srv.dns == NULL)
+	if (srv.dns == NULL) {
 		srv.dns = calloc(1, sizeof(*srv.dns));
+		if (srv.dns != NULL)
+			srv.dns->end = &srv.dns->pending;
+	}
 	return srv.dns;
 }
 
@@ -262,6 +265,8 @@ unlist(struct question *q)
 	if (*at == NULL)
 		return;
 	*at = q->next;
+	if (srv.dns->end == &q->next)
+		srv.dns->end = at;
 	srv.dns->n_pending--;
 }
 
@@ -828,8 +833,8 @@ dns_ask(const char *name, enum rr_type type)
 	} else if (dns->n_pending >= LOOKUPS_MAX) {
 		finish(q, LOOKUP_FAILED, "too many look-ups at once");
 	} else {
-		q->next = dns->pending;
-		dns->pending = q;
+		*dns->end = q;
+		dns->end = &q->next;
 		dns->n_pending++;
 		srv.net.wake = 0; /* dns_serve() opens its socket: soon */
 	}
