@@ -427,7 +427,7 @@ void queue_stop(void);
 void queue_flush(void);
 
 /* Try a destination now, for ETRN (RFC 1985 5); false: not again within a
- * minute, or nothing waits for it. */
+ * minute, or nobody waits but those with a 4yz of their own. */
 bool queue_etrn(const char *domain);
 
 /* ---- report.c: what a report says ---------------------------------------- */

@@ -1158,16 +1158,6 @@ queue_stop(void)
 	attempts_reap();
 }
 
-/* Let a destination be tried now, whatever its backoff. */
-static void
-dest_hurry(struct dest *d)
-{
-	d->backoff = 0;
-	for (struct job *j = d->delayed; j != NULL; j = j->next)
-		j->due = 0;
-	dest_update(d);
-}
-
 void
 queue_flush(void)
 {
@@ -1178,19 +1168,25 @@ queue_flush(void)
 	for (size_t i = 0; i < DESTS; i++)
 		for (struct dest *d = srv.queue.dests[i]; d != NULL; d = next) {
 			next = d->next_hash;
-			dest_hurry(d);
+			d->backoff = 0;
+			for (struct job *j = d->delayed; j != NULL; j = j->next)
+				j->due = 0;
+			dest_update(d);
 		}
 }
 
+/* Who was told 4yz waits all the same: a stranger may ask us to try the host,
+ * but each try that ends in a 4yz makes that wait longer. */
 bool
 queue_etrn(const char *domain)
 {
 	struct dest *d = dest_find(domain);
 
-	if (d == NULL || d->jobs == 0 || d->etrn > srv.now)
+	if (d == NULL || d->first == NULL || d->etrn > srv.now)
 		return false;
 	d->etrn = srv.now + MINUTE;
 	d->resume = d->attempts == 0 ? d->backoff : 0;
-	dest_hurry(d);
+	d->backoff = 0;
+	dest_update(d);
 	return true;
 }

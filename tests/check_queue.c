@@ -220,6 +220,15 @@ sent(struct relay *r)
 	turn();
 }
 
+/* The attempt under way has no more to send: it quits, and is gone. */
+static void
+nothing_left(void)
+{
+	ck_assert_ptr_null(ready(only()));
+	turn();
+	ck_assert_uint_eq(n_relays, 0);
+}
+
 /* Names in a folder of the state that end so. */
 static int
 count_files(const char *folder, const char *end)
@@ -937,6 +946,41 @@ START_TEST(flush_and_etrn)
 }
 END_TEST
 
+/* A 4yz of a recipient's own is waited for whatever ETRN says, or a stranger
+ * could make that wait longer.  SIGUSR1 ends it, and is a try. */
+START_TEST(etrn_after_a_4yz)
+{
+	receive("bob@sender.test", "a@far.test");
+	turn();
+	struct job *a = ready(only());
+
+	say(a, RCPT_DELAYED, "450 later");
+	sent(only());
+	nothing_left();
+	ck_assert(!queue_etrn("far.test"));
+	turn();
+	ck_assert_uint_eq(n_relays, 0);
+	receive("bob@sender.test", "b@far.test");
+	turn();
+	lose(only());
+	ck_assert(queue_etrn("far.test")); /* for b alone */
+	turn();
+	ck_assert_str_eq(ready(only())->rcpts[0].address, "b@far.test");
+	say(only()->job, RCPT_DONE, "250 ok");
+	sent(only());
+	nothing_left();
+	ck_assert_uint_eq(a->rcpts[0].tries, 1);
+	ck_assert_int_eq(queue_due(), srv.now + MINUTE);
+	queue_flush();
+	turn();
+	ck_assert_ptr_eq(ready(only()), a);
+	say(a, RCPT_DELAYED, "450 later");
+	sent(only());
+	ck_assert_uint_eq(a->rcpts[0].tries, 2);
+	ck_assert_int_eq(a->due, srv.now + 5 * MINUTE);
+}
+END_TEST
+
 /* An attempt that was under way when ETRN came is a try like any other; one
  * that ETRN began, and that works, ends the wait. */
 START_TEST(etrn_while_it_is_tried)
@@ -1144,15 +1188,6 @@ START_TEST(clock_steps)
 	ck_assert_int_eq(count_files("mail/alice/new", ""), 0);
 }
 END_TEST
-
-/* The attempt under way has no more to send: it quits, and is gone. */
-static void
-nothing_left(void)
-{
-	ck_assert_ptr_null(ready(only()));
-	turn();
-	ck_assert_uint_eq(n_relays, 0);
-}
 
 /* Content that cannot be read, or is not what was received, is no fault of
  * the host: others go out; it waits for its own time, and then its sender
@@ -1545,6 +1580,7 @@ main(void)
 	tcase_add_test(tc, etrn_after_all_has_gone);
 	tcase_add_test(tc, flush_and_etrn);
 	tcase_add_test(tc, etrn_while_it_is_tried);
+	tcase_add_test(tc, etrn_after_a_4yz);
 	tcase_add_test(tc, slow_host_delays_nobody);
 	tcase_add_test(tc, deleted_while_it_waits);
 	tcase_add_loop_test(tc, unreadable_stops_nobody, 0, 3);
