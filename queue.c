@@ -948,8 +948,10 @@ attempt_lost(struct attempt *a)
 
 	snprintf(reason, sizeof(reason), "%s %s", news->status, news->reason);
 	for (size_t i = 0; j != NULL && i < j->n; i++)
-		if (j->rcpts[i].state != RCPT_DONE)
+		if (j->rcpts[i].state != RCPT_DONE) {
 			j->rcpts[i].state = RCPT_WAITING;
+			j->rcpts[i].next = 0; /* else its next 4yz is no try */
+		}
 	if (j != NULL && news->unreadable)
 		job_unreadable(j, news->reason);
 	else if (j != NULL)

@@ -155,7 +155,7 @@ receive(const char *from, const char *to)
 {
 	static char id[ID_LEN + 1];
 	struct msg *m = spool_begin(from);
-	char list[1024], *rest = list, *at;
+	char list[4096], *rest = list, *at;
 
 	ck_assert_ptr_nonnull(m);
 	snprintf(list, sizeof(list), "%s", to);
@@ -1338,6 +1338,37 @@ START_TEST(the_rest_in_the_next_transaction)
 }
 END_TEST
 
+/* RFC 5321 4.5.3.1.8: of 101 recipients a hundred were told 4yz, and then the
+ * host was lost.  All are tried again, and the next 4yz is one more try. */
+START_TEST(lost_between_two_transactions)
+{
+	char to[4096] = "", name[128];
+
+	for (size_t i = 1; i <= 101; i++)
+		snprintf(to + strlen(to), sizeof(to) - strlen(to),
+		    "%sr%zu@far.test", i > 1 ? " " : "", i);
+	snprintf(name, sizeof(name), "mailserv-data/queue/%s.env",
+	    receive("bob@sender.test", to));
+	turn();
+	struct job *j = ready(only());
+
+	ck_assert_uint_eq(j->n, 101);
+	for (size_t i = 0; i < 100; i++)
+		j->rcpts[i].state = RCPT_DELAYED;
+	sent(only());
+	ck_assert_ptr_eq(ready(only()), j);
+	lose(only());
+	turn();
+	ck_assert_ptr_eq(ready(only()), j);
+	say(j, RCPT_DELAYED, "450 4.2.0 later");
+	sent(only());
+	ck_assert_uint_eq(j->rcpts[0].tries, 2);
+	ck_assert_uint_eq(j->rcpts[100].tries, 1);
+	ck_assert_int_eq(j->rcpts[0].next, (srv.wall + 5 * MINUTE) / 1000);
+	ck_assert_ptr_nonnull(strstr(test_read(name), "\ntry 1 2 "));
+}
+END_TEST
+
 /* SIGHUP reads queue/ again: nothing is tried twice. */
 START_TEST(loaded_once)
 {
@@ -1593,6 +1624,7 @@ main(void)
 	tcase_add_test(tc, own_waits_in_order);
 	tcase_add_test(tc, delayed_for_the_last_time);
 	tcase_add_test(tc, the_rest_in_the_next_transaction);
+	tcase_add_test(tc, lost_between_two_transactions);
 	tcase_add_test(tc, loaded_once);
 	tcase_add_test(tc, all_done_before_the_crash);
 	tcase_add_test(tc, failed_refuses);
