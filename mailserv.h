@@ -170,7 +170,8 @@ struct rcpt {
 	bool noted;     /* the envelope says that it is done */
 	unsigned tries; /* that ended in a 4yz of its own */
 	time_t next;    /* when it is tried again, for -q; 0: with the rest */
-	char *reply;    /* what the host said last, from malloc(), or NULL */
+	char *reply;    /* what was said last, from malloc(), or NULL */
+	char *host;     /* the last that spoke, from malloc(), or NULL */
 };
 
 /* What an envelope file says. */
@@ -193,7 +194,6 @@ struct job {
 	struct dest *dest;
 	struct rcpt *rcpts; /* relay.c sends to those RCPT_WAITING */
 	size_t n;
-	char *mta;        /* the host that gave the verdicts, or NULL */
 	msec due;         /* of its own, after a 4yz; 0: with its destination */
 	struct job *next; /* in its destination, by order of arrival */
 };

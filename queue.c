@@ -259,9 +259,9 @@ job_free(struct job *j)
 	for (size_t i = 0; i < j->n; i++) {
 		free(j->rcpts[i].address);
 		free(j->rcpts[i].reply);
+		free(j->rcpts[i].host);
 	}
 	free(j->rcpts);
-	free(j->mta);
 	j->dest->jobs--;
 	free(j);
 }
@@ -926,11 +926,8 @@ static void
 attempt_sent(struct attempt *a)
 {
 	struct job *j = attempt_job(a);
-	const char *host = relay_news(a->relay)->host;
 
 	dest_worked(a->dest);
-	free(j->mta);
-	j->mta = strdup(host);
 	note_delays(j);
 	job_settle(j);
 }

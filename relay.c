@@ -377,7 +377,9 @@ rcpt_judge(struct relay *r, struct rcpt *rcpt, enum rcpt_state state,
     const char *reply)
 {
 	free(rcpt->reply);
+	free(rcpt->host);
 	rcpt->reply = strdup(reply); /* NULL: a report without the reason */
+	rcpt->host = strdup(r->news.host);
 	rcpt->state = state;
 	log_event(PART_QUEUE, r->job->q->id, "to=<%s> host=%s reply=\"%s\"",
 	    rcpt->address, r->peer, reply);

@@ -108,7 +108,8 @@ status_of(const char *reply, bool warning, char status[12])
 
 /* What a program reads (RFC 3464 2.3), for one recipient: as the envelope had
  * it (RFC 3464 2.3.2), what became of it (RFC 3464 2.3.3), and why (RFC 3464
- * 2.3.4).  Where no host has spoken none is named (RFC 3464 2.3.5). */
+ * 2.3.4).  Where the last word is not a host's, none is named (RFC 3464
+ * 2.3.5). */
 static void
 put_status(struct msg *m, const struct job *j, const struct rcpt *r)
 {
@@ -119,9 +120,11 @@ put_status(struct msg *m, const struct job *j, const struct rcpt *r)
 	status_of(reply, m->warning, status);
 	put(m, "Final-Recipient: rfc822; %s\nAction: %s\nStatus: %s\n",
 	    r->address, m->warning ? "delayed" : "failed", status);
-	if (j->mta != NULL)
-		put(m, "Remote-MTA: dns; %s\n", j->mta);
-	if (strspn(reply, "0123456789") == 3) /* a host said it, not we */
+	bool is_hosts = strspn(reply, "0123456789") == 3; /* not ours */
+
+	if (is_hosts && r->host != NULL)
+		put(m, "Remote-MTA: dns; %s\n", r->host);
+	if (is_hosts)
 		put(m, "Diagnostic-Code: smtp; %s\n", reply);
 	if (m->warning)
 		put_date(m, "Will-Retry-Until", j->q->arrived + (time_t)term);

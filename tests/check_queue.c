@@ -209,6 +209,8 @@ say(struct job *j, enum rcpt_state state, const char *reply)
 		j->rcpts[i].state = state;
 		free(j->rcpts[i].reply);
 		j->rcpts[i].reply = strdup(reply);
+		free(j->rcpts[i].host);
+		j->rcpts[i].host = strdup("mx.far.test");
 	}
 }
 
@@ -449,6 +451,7 @@ START_TEST(report_of_two)
 
 	j->rcpts[0].state = j->rcpts[1].state = RCPT_FAILED;
 	j->rcpts[0].reply = strdup("550 5.1.1 no such user");
+	j->rcpts[0].host = strdup("mx.far.test");
 	j->rcpts[1].reply = strdup("552 too much \xc3\xa4\nX-Evil: yes");
 	j->rcpts[2].state = RCPT_DONE;
 	sent(r);
@@ -891,6 +894,8 @@ START_TEST(delayed_expires_with_its_host)
 	lose(only());
 	ck_assert_uint_eq(srv.queue.n_messages, 0);
 	ck_assert_int_eq(count_files("mail/alice/new", ""), 1);
+	/* RFC 3464 2.3.5: that is our word, not the host's of five days ago. */
+	ck_assert_ptr_nonnull(strstr(report(), "\nStatus: 4.4.7\n\n"));
 }
 END_TEST
 

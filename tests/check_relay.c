@@ -448,6 +448,7 @@ teardown(void)
 	ck_assert_uint_eq(lookups, 0);
 	for (size_t i = 0; i < NELEM(rcpts); i++) {
 		free(rcpts[i].reply);
+		free(rcpts[i].host);
 		free(rcpts[i].address);
 		rcpts[i] = (struct rcpt){ 0 };
 	}
@@ -1011,7 +1012,22 @@ START_TEST(rfc5321_4_2_dialogues)
 }
 END_TEST
 
-/* RFC 5321 5.2: a host that has nothing but an IPv6 address.  An address literal leads to the same one. */
+/* RFC 3464 2.3.5: whose words they are, where two hosts had a say. */
+START_TEST(rfc3464_2_3_5_which_host_spoke)
+{
+	fakes[0].script = SCRIPT(PLAIN, MAIL, "S: 250", RCPT(1), "S: 550 no",
+	    RCPT(2), "S: 250", "C: DATA", "X:");
+	fakes[1].script = SCRIPT(HELLO, "S: 250 two", MAIL, "S: 250", RCPT(2),
+	    "S: 250", "C: DATA", "S: 354", "D:", "S: 250 taken");
+	ck_assert_int_eq(deliver("fake", 2), RELAY_SENT);
+	ck_assert_str_eq(fates(), "FD");
+	ck_assert_str_eq(rcpts[0].host, "one");
+	ck_assert_str_eq(rcpts[1].host, "two");
+}
+END_TEST
+
+/* RFC 5321 5.2: a host that has nothing but an IPv6 address.  An address literal
+ * leads to the same one. */
 START_TEST(rfc5321_5_2_host_of_ipv6_alone)
 {
 	static const char *const domains[] = { "onlysix", "[IPv6:::1]" };
@@ -1037,6 +1053,7 @@ START_TEST(rfc5321_5_2_host_of_ipv6_alone)
 		relay_close(relay);
 		relay = NULL;
 		free(rcpts[0].reply);
+		free(rcpts[0].host);
 		free(rcpts[0].address);
 		rcpts[0] = (struct rcpt){ 0 };
 		ck_assert_int_eq(ftruncate(content, 0), 0);
@@ -1543,6 +1560,7 @@ main(void)
 	    (int)NELEM(dots));
 	tcase_add_loop_test(tc, rfc5321_4_2_dialogues, 0,
 	    (int)NELEM(dialogues));
+	tcase_add_test(tc, rfc3464_2_3_5_which_host_spoke);
 	tcase_add_test(tc, rfc5321_5_2_host_of_ipv6_alone);
 	tcase_add_test(tc, rfc5321_3_3_two_messages_and_quit);
 	tcase_add_test(tc, rfc5321_4_1_1_5_next_message_after_rset);
