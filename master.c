@@ -670,8 +670,9 @@ load_ttl(struct loader *ld)
 		ld->default_ttl = (int64_t)ttl;
 }
 
-/* A path is relative to the file that names it.  Nothing but records comes out
- * of the other file: origin and owner are afterwards what they were before. */
+/* A path is relative to the file that names it.  Origin and owner are then what
+ * they were before; a TTL that the other file states stays in force, with $TTL
+ * or as the last one, because it does in BIND, and with $TTL in NSD, too. */
 static void
 load_include(struct loader *ld)
 {

@@ -518,6 +518,27 @@ START_TEST(rfc1035_5_1_include)
 }
 END_TEST
 
+/* A TTL comes out of an included file, as it does in BIND: RFC 1035 5.1 knows
+ * the last one stated, RFC 2308 4 the last $TTL. */
+START_TEST(rfc2308_4_ttl_of_an_include)
+{
+	test_write("default.inc", "$TTL 200\nb TXT b\n");
+	test_write("last.inc", "b 300 TXT b\n");
+	struct zone *z = load("$TTL 100\n" TOP "a TXT a\n"
+			      "$INCLUDE default.inc\nc TXT c\n");
+
+	ck_assert_uint_eq(diag.errors, 0);
+	ck_assert_str_eq(records(z, "a.example"), "100 TXT \"a\"");
+	ck_assert_str_eq(records(z, "b.example"), "200 TXT \"b\"");
+	ck_assert_str_eq(records(z, "c.example"), "200 TXT \"c\"");
+	zone_free(z);
+	z = load(TOP "a TXT a\n$INCLUDE last.inc\nc TXT c\n");
+	ck_assert_str_eq(records(z, "a.example"), "60 TXT \"a\"");
+	ck_assert_str_eq(records(z, "c.example"), "300 TXT \"c\"");
+	zone_free(z);
+}
+END_TEST
+
 START_TEST(a_hundred_files)
 {
 	char text[8192] = TOP;
@@ -961,6 +982,7 @@ main(void)
 	tcase_add_test(tcase, fault_with_nul);
 	tcase_add_test(tcase, files_that_cannot_be_read);
 	tcase_add_test(tcase, rfc1035_5_1_include);
+	tcase_add_test(tcase, rfc2308_4_ttl_of_an_include);
 	tcase_add_test(tcase, a_hundred_files);
 	tcase_add_test(tcase, include_loop_is_told_once);
 	tcase_add_loop_test(tcase, rfc4592_2_2_1_answers, 0, NELEM(questions));
