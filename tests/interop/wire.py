@@ -98,7 +98,7 @@ class Answer:
         return data.hex()
 
 
-def encode(name, escaped=False):
+def encode(name):
     """A name as octets; \\DDD is not needed here."""
     labels = [] if name == '.' else name.rstrip('.').split('.')
     return b''.join(bytes([len(label)]) + label.encode() for label in labels
