@@ -340,7 +340,8 @@ dot_has_left(const struct relay *r)
  * The host has failed.  With a message in hand, or before, the next one is
  * tried; not where the host may have taken it, or every host of a domain
  * could deliver it once: the queue tries again later (RFC 1047 2).  An idle
- * host that leaves ends the pass, too: it has shown that it is alive.
+ * host that leaves ends the pass, too: it has shown that it is alive.  After
+ * QUIT nothing can fail: all that comes, a 221 or silence, is the end.
  */
 static void
 relay_failed(struct relay *r, const char *what, const char *detail)
