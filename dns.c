@@ -14,7 +14,8 @@
  *	Reading past the end of a message gives zeros and marks it as bad.
  *	A compression pointer leads strictly backwards, so that no name can
  *	loop (RFC 9267 2).
- *	What does not fit is left out as a whole set, and TC says so.
+ *	What does not fit is left out as a whole set, and TC says so, except
+ *	of addresses that are no glue: the client asks for those if it must.
  * What it does not do
  *	DNSSEC.  Exercise: the DO bit (RFC 3225 3) must be copied; where?
  */
@@ -374,8 +375,8 @@ read_records(struct dns_packet *p, unsigned count, struct dns_query *q)
 	}
 }
 
-/* Read what is behind the flags.  The rcode that it deserves, if not yet an
- * answer. */
+/* Read what is behind the flags.  Returns the rcode that it deserves; NOERROR:
+ * go on, and answer. */
 static unsigned
 read_query(struct dns_packet *p, unsigned flags, struct dns_query *q)
 {

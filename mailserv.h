@@ -75,9 +75,9 @@ struct fault {
 
 struct zone; /* see dns.h */
 
-/* What the configuration says; constant once read.  A session keeps the one
- * it began with: it counts itself in refs, and mailserv.c frees an old
- * configuration when nobody is left. */
+/* What the configuration says; constant once read, but for rrset.turn in its
+ * zones.  A session keeps the one it began with: it counts itself in refs, and
+ * mailserv.c frees an old configuration when nobody is left. */
 struct conf {
 	unsigned refs;
 	struct conf *older; /* replaced by SIGHUP, perhaps still in use */

@@ -9,8 +9,8 @@
  * A typical sequence, with break add_record in gdb
  *	master_load -> load_file -> load_entry -> load_record -> add_record
  * Always true
- *	Each entry of a file is complained of once at most, and the next entry
- *	is read all the same.
+ *	Each entry of a file has one error at most, whatever the warnings, and
+ *	the next entry is read all the same, until there are ERRORS_MAX.
  *	Data that is put into a zone fits the shape of its type.
  * What it does not do
  *	$GENERATE, which no RFC knows.  Exercise: write it, with a bound.

@@ -12,7 +12,7 @@
  *	dns_ask -> known;  dns_serve -> start -> send_udp;  dns_serve ->
  *	serve_udp_link -> take_message -> finish
  * Always true
- *	Sockets are opened in dns_serve() only.
+ *	A turn's sockets are opened in dns_serve() only: dns_ask() opens none.
  *	A look-up that is pending is in dns.pending, once, and nowhere else.
  *	A reply is believed only from the server that was asked, to the port,
  *	the id and the question that were its own (RFC 5452 9.1).

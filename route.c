@@ -11,7 +11,8 @@
  *	route_begin -> dns_ask ... route_step -> route_build -> route_end
  * Always true
  *	A route is complete before anything is connected.
- *	Neither we nor a host that is not better than us is ever in it.
+ *	Neither we nor a host that is not better than us is ever tried; it is
+ *	in the route, with the reason why it is left out.
  *	A failure of the DNS is temporary, whatever it was.
  * What it does not do
  *	Remember routes: the resolver's cache does, and knows for how long.
@@ -321,7 +322,8 @@ cut_ourselves(struct route *r)
 	return ours;
 }
 
-/* Leave no more than HOPS_MAX, the last one among them.  How many are left? */
+/* Leave no more than HOPS_MAX, the last one among them.  How many were there
+ * to try? */
 static size_t
 cut_many(struct route *r)
 {
