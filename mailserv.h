@@ -405,7 +405,7 @@ const char *path_skip_host(const char *at);
 /* ---- queue.c: the schedule, attempts, reports ---------------------------- */
 
 /* Get the tables, then read what lies in queue/: every message is due.  After
- * SIGHUP (first false): what the operator has moved back from failed/ too.
+ * SIGHUP or USR1 (first false): also what has come back from failed/.
  * False: no memory, or errno. */
 bool queue_load(bool first);
 

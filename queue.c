@@ -411,9 +411,9 @@ is_loaded(const char *id)
 }
 
 /* How old is a message that lies in queue/?  Of its age by the real clock only
- * so much is believed that the longest wait of `retry` is left: a clock that
- * is wrong at start, or a network that is not there yet, must not bounce the
- * whole queue at once. */
+ * so much is believed that the last wait of `retry` is left, the one that
+ * repeats: a clock that is wrong at start, or a network that is not there yet,
+ * must not bounce the whole queue at once. */
 static msec
 believed_age(time_t arrived)
 {
@@ -439,7 +439,8 @@ load_one(const char *id)
 	if (!spool_read(srv.spool.dir, id, &e)) {
 		if (errno == ENOMEM)
 			return false; /* it may be good: nobody knows */
-		log_event(PART_QUEUE, id, "left alone until SIGUSR1: %s",
+		log_event(PART_QUEUE, id,
+		    "left alone until SIGHUP or SIGUSR1: %s",
 		    errno != 0 ? strerror(errno) : "no good envelope");
 		return true;
 	}

@@ -27,8 +27,9 @@
 
 enum { HEADER_MAX = 65536 }; /* of an original: more tells nobody more */
 
-/* Write formatted text into a report.  RFC 3464 2.1.1 wants 7-bit, and a
- * reply from outside must not add lines of its own. */
+/* Write formatted text into a report, which must be 7-bit (RFC 3464 2.1.1).
+ * What came from outside is one line already: relay.c keeps a reply so, in
+ * half of the room that is here, and put_original() goes line by line. */
 __attribute__((format(printf, 2, 3))) static void
 put(struct msg *m, const char *fmt, ...)
 {

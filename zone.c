@@ -17,7 +17,9 @@
  *	would need five million.
  * What it does not do
  *	Classes other than IN, DNAME, DNSSEC.  Exercise: CAA (RFC 8659 4.1)
- *	needs one more letter for a shape; nothing else changes.
+ *	needs two more letters for shapes: a number of one octet, and text
+ *	without a length in front.  See zone_field(), and in master.c
+ *	take_field() and take_number().
  */
 #include <search.h>
 #include <stdlib.h>
@@ -31,7 +33,8 @@ enum {
 
 /* ---- types --------------------------------------------------------------- */
 
-/* RFC 1035 3.3: in the types of that document names may be compressed. */
+/* RFC 1035 3.3: in the types of that document names may be compressed.  Of its
+ * types for mailboxes, MB and MG are here for the example in RFC 1035 5.3. */
 static const struct rr_kind kinds[] = {
 	{ "A", RR_A, "a" },           /* RFC 1035 3.4.1 */
 	{ "NS", RR_NS, "n" },         /* RFC 1035 3.3.11 */
