@@ -7,9 +7,9 @@
  * Call it in this order
  *	dns_answer() for each query that resolver.c has read; the rest is for
  *	resolver.c's own messages.
- * A typical sequence, with break answer_step in gdb
- *	dns_answer -> read_query -> answer -> answer_step -> zone_find
- *	-> put_set -> put_record
+ * A typical sequence, with break put_record in gdb
+ *	serve_udp -> dns_answer -> answer -> answer_step -> put_answer ->
+ *	put_set -> put_record
  * Always true
  *	Reading past the end of a message gives zeros and marks it as bad.
  *	A compression pointer leads strictly backwards, so that no name can

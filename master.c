@@ -7,7 +7,8 @@
  * Call it in this order
  *	master_load(), once for each zone of a configuration.
  * A typical sequence, with break add_record in gdb
- *	master_load -> load_file -> load_entry -> load_record -> add_record
+ *	master_load -> load_file -> load_text -> load_entry -> load_record
+ *	-> add_record
  * Always true
  *	Each entry of a file has one error at most, whatever the warnings, and
  *	the next entry is read all the same, until there are ERRORS_MAX.

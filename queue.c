@@ -6,9 +6,9 @@
  *	are under way; reports of what failed for good.
  * Call it in this order
  *	queue_load(); then in every turn queue_serve() and queue_commit().
- * A typical sequence, with break attempt_step in gdb
- *	queue_serve -> attempt_start -> relay_open ... attempt_step ->
- *	attempt_send ... attempt_step -> attempt_sent -> job_settle
+ * A typical sequence, with break attempt_start, break job_settle in gdb
+ *	queue_serve -> start_due -> attempt_start;  turns later
+ *	queue_serve -> attempt_step -> attempt_sent -> job_settle
  * Always true
  *	Time-outs and backoff belong to destinations, not to messages: a dead
  *	host costs one attempt at a time, whatever waits for it.

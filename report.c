@@ -7,8 +7,9 @@
  *	multipart/report (RFC 3462 1).
  * Call it in this order
  *	report_write() into a message that spool_open() has opened.
- * A typical sequence, with break report_write in gdb
- *	attempt_sent -> job_settle -> job_report -> report_write -> put_status
+ * A typical sequence, with break put_status in gdb
+ *	attempt_sent -> job_settle -> job_report -> report_submit ->
+ *	report_write -> put_status
  * Always true
  *	Everything in it is 7-bit, and a line that came from outside stays one
  *	line: whoever wrote it cannot add fields of his own.

@@ -8,9 +8,10 @@
  *	dns_listen() for every port, where there are any.  dns_ask(), then a
  *	look at ->state in each turn, then dns_drop().  In every turn
  *	dns_serve(), net_settle(), dns_reap().
- * A typical sequence, with break take_message in gdb
- *	dns_ask -> known;  dns_serve -> start -> send_udp;  dns_serve ->
- *	serve_udp_link -> take_message -> finish
+ * A typical sequence, with break send_udp, break finish in gdb
+ *	dns_serve -> start -> send_question -> send_udp;  turns later
+ *	dns_serve -> serve_link -> serve_udp_link -> take_message ->
+ *	take_sections -> finish
  * Always true
  *	A turn's sockets are opened in dns_serve() only: dns_ask() opens none.
  *	A look-up that is pending is in dns.pending, once, and nowhere else.

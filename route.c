@@ -7,8 +7,9 @@
  * Call it in this order
  *	route_begin(), route_step() until it knows, route_print(),
  *	route_free().
- * A typical sequence, with break route_end in gdb
- *	route_begin -> dns_ask ... route_step -> route_build -> route_end
+ * A typical sequence, with break dns_ask, break route_end in gdb
+ *	relay_open -> route_begin -> dns_ask;  turns later
+ *	relay_look -> route_step -> route_judge -> route_end
  * Always true
  *	A route is complete before anything is connected.
  *	Neither we nor a host that is not better than us is ever tried; it is

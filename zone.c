@@ -7,8 +7,8 @@
  * Call it in this order
  *	zone_new(), which master.c fills; zone_nearest() and zone_find() for
  *	each question; zone_free().
- * A typical sequence, with break zone_find in gdb
- *	dns_answer -> answer_step -> zone_find -> node_find
+ * A typical sequence, with break node_find in gdb
+ *	dns_answer -> answer -> answer_step -> zone_find -> node_find
  * Always true
  *	Data in a zone fits the shape of its type: it was checked on its way
  *	in, so that nobody has to check it on its way out.
