@@ -778,9 +778,10 @@ serve_tcp_link(struct link *link)
 		int why = net_connected(c);
 
 		c->deaf = c->more = false;
-		if (why == 0 &&
-		    put_stream(c, srv.dns->out, make_query(link->q)))
+		if (why == 0) { /* c->out is empty, and has room for any */
+			put_stream(c, srv.dns->out, make_query(link->q));
 			return;
+		}
 		say_errno(link->q, why);
 		next_server(link->q, link->q->l.why);
 		return;
