@@ -231,8 +231,8 @@ struct node *zone_make_node(struct zone *z, const unsigned char *name);
 /* The records of a type at a node, or at none; NULL: there are none. */
 struct rrset *zone_set_of(const struct node *node, unsigned type);
 
-/* Is this data just what the shape says?  Data that was
- * written as \# HEX (RFC 3597 5) may break it, so that somebody must look. */
+/* Is this data just what the shape says?  Data that was written as \# HEX
+ * (RFC 3597 5) may break it, so that somebody must look. */
 bool zone_fits(const char *shape, const unsigned char *data, size_t len);
 /* One octet of a word, which moves on, \X and \DDD resolved (RFC 1035 5.1);
  * -1: wrong, and zone_bad_escape says why. */

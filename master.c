@@ -785,7 +785,7 @@ load_file(struct loader *ld, const char *path)
 
 	src.outer = ld->src;
 	if (files->n >= FILES_MAX)
-		wrong(ld, path, "a zone has 100 files at most");
+		wrong(ld, path, "one file too many for a zone");
 	else if (!good || (len < 0 && !feof(f)))
 		wrong(ld, path, strerror(errno));
 	else if (is_loop(&src))
@@ -852,7 +852,7 @@ doubt_alias(struct zone *z, struct dname target)
 		target.len = hit.set->records->len;
 		memcpy(target.octets, hit.set->records->data, target.len);
 	}
-	return "leads from alias to alias, over 16 times: a loop?"
+	return "leads from alias to alias too often: a loop?"
 	       " (RFC 1034 3.6.2)";
 }
 

@@ -18,10 +18,10 @@
  *	A reply is believed only from the server that was asked, to the port,
  *	the id and the question that were its own (RFC 5452 9.1).
  * What it does not do
+ *	Choose the address by which a reply to UDP leaves, for the kernel does:
+ *	a host with several addresses lists each in listen_dns.
  *	EDNS in the resolver, merging of equal questions under way, DNSSEC.
  *	Exercise: ask once for what two look-ups want at the same time.
- *	A reply to UDP leaves by the address that the kernel chooses: a host
- *	with several addresses lists each in listen_dns.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -31,16 +31,16 @@
 /* ---- the state: links, questions, the cache ------------------------------ */
 
 enum {
-	DATAGRAMS = 64,  /* of one socket in one turn: others wait too */
-	TCP_IDLE = 30,   /* seconds, of a client (RFC 7766 6.2.3) */
-	SERVER_WAIT = 2, /* seconds, for one server's answer */
-	ROUNDS = 2,      /* so often is each server asked */
-	LINKS_MAX = 64,  /* sockets for look-ups; the rest waits in line */
-	LOOKUPS_MAX = 10000,
-	CACHE_SLOTS = 1024, /* a newer name takes the place of an older */
-	ANSWERS_MAX = 256,  /* of one look-up; nobody tries so many */
-	FAILURE_TTL = 5,    /* seconds (RFC 2308 7 allows five minutes) */
-	TTL_CAP = 86400,    /* a day: then a mistake is forgotten */
+	DATAGRAMS = 64,      /* of one socket in one turn: others wait too */
+	TCP_IDLE = 30,       /* seconds, of a client (RFC 7766 6.2.3) */
+	SERVER_WAIT = 2,     /* seconds, for one server's answer */
+	ROUNDS = 2,          /* so often is each server asked */
+	LINKS_MAX = 64,      /* sockets for look-ups; the rest waits in line */
+	LOOKUPS_MAX = 10000, /* 10 MiB; of 1,000 attempts each may have ten */
+	CACHE_SLOTS = 1024,  /* a newer name takes the place of an older */
+	ANSWERS_MAX = 256,   /* of one look-up; nobody tries so many */
+	FAILURE_TTL = 5,     /* seconds (RFC 2308 7 allows five minutes) */
+	TTL_CAP = 86400,     /* a day: then a mistake is forgotten */
 };
 
 /* A connection of ours: of a client over TCP, or with a resolver. */

@@ -100,8 +100,6 @@ zone_field(char field, const unsigned char *data, size_t len)
 	return need <= len ? need : 0;
 }
 
-/* Is this data just what the shape says?  Data that was
- * written as \# HEX (RFC 3597 5) may break it, so that somebody must look. */
 bool
 zone_fits(const char *shape, const unsigned char *data, size_t len)
 {
@@ -118,7 +116,6 @@ zone_fits(const char *shape, const unsigned char *data, size_t len)
 
 /* ---- names --------------------------------------------------------------- */
 
-/* One octet of a word, \X and \DDD resolved (RFC 1035 5.1); -1: wrong. */
 int
 zone_octet(const char **text)
 {
