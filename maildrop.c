@@ -342,8 +342,8 @@ maildrop_uid(const char *name, char *uid)
  *	files.v[1]  "new/1764000009.B.mx,S=9,W=11"      v[1]  octets 11
  *
  * 50,000 messages take some 6 MiB: the names, and 24 octets beside each.  There
- * are MESSAGES_MAX at most, those that readdir() finds first: to know the oldest
- * all would have to be held.  The others are seen once these are gone.
+ * are MESSAGES_MAX at most, those that readdir() finds first: to know which are
+ * the oldest, all would have to be held.  The others are seen once these are gone.
  */
 
 /* Everything in new/ or cur/; false: errno.  No folder means no mail yet.  No

@@ -29,7 +29,8 @@
 /* ---- limits -------------------------------------------------------------- */
 
 /* Every limit has a test that goes to it and one past it.  Others stand with
- * POP3 below, in net.h and dns.h, and at the top of the file that keeps them. */
+ * POP3 below, in net.h, in dns.h, and at the top of the file that keeps them.
+ */
 enum {
 	SMTP_LINE = 2048,    /* RFC 5321 4.5.3.1.4 asks for 512 and more */
 	POP3_LINE = 255,     /* RFC 2449 4, with CRLF */
