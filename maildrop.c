@@ -343,7 +343,8 @@ maildrop_uid(const char *name, char *uid)
  *
  * 50,000 messages take some 6 MiB: the names, and 24 octets beside each.  There
  * are MESSAGES_MAX at most, those that readdir() finds first: to know which are
- * the oldest, all would have to be held.  The others are seen once these are gone.
+ * the oldest, all would have to be held.  The others are seen once these are
+ * gone.
  */
 
 /* Everything in new/ or cur/; false: errno.  No folder means no mail yet.  No
