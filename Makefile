@@ -8,6 +8,7 @@
 #	make numbers     the figures of readability, and their limits
 #	make interop     beside other servers: root, Debian packages, the network
 #	make bench       as fast as others?  likewise (make bench-quick: 3 minutes)
+#	make full        all of these and more, one after the other, at length
 #
 # Your CC, CPPFLAGS, CFLAGS, LDFLAGS and LDLIBS are added to ours.  BUILD is
 # the folder for objects: give another one for other flags.
@@ -167,6 +168,14 @@ bench-quick:
 fast-bench:
 	$(MAKE) OPT=-O2 BUILD=build-fast SERVER=$(FAST) $(FAST) build-fast/press
 
+# Everything, in its long form.
+full:
+	@for what in test test-sanitized test-stress coverage rfc numbers tidy \
+	    cppcheck format-check demo clients test-valgrind torture interop \
+	    bench; do \
+	    echo "--- $$what"; $(MAKE) --no-print-directory $$what || exit; \
+	done
+
 # ---- other checks -----------------------------------------------------------
 
 numbers:
@@ -197,5 +206,6 @@ clean:
 	rm -rf build build-* mailserv
 
 .PHONY: fast demo test test-sanitized test-stress torture torture-short load \
-	bench bench-quick fast-bench fast-load numbers tidy cppcheck format-check clean \
+	bench bench-quick fast-bench fast-load full numbers tidy cppcheck \
+	format-check clean \
 	coverage test-valgrind rfc clients interop
