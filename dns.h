@@ -96,8 +96,10 @@ struct rrset {
 
 /* A name of a zone. */
 struct node {
-	struct node *next;    /* in the order of the file */
-	struct rrset *sets;   /* NULL: only while it is read */
+	struct node *next;        /* in the order of the file */
+	struct rrset *sets;       /* NULL: only while it is read */
+	const unsigned char *key; /* behind the name: see make_key() */
+	size_t key_len;
 	unsigned char name[]; /* in the case in which it came first */
 };
 
