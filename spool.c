@@ -85,20 +85,22 @@ open_new(const char *name)
 {
 	char made[8];
 	const struct spool *spool = &srv.spool;
-	int flags = O_RDWR | O_CREAT | O_CLOEXEC;
+	int flags = O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC;
 
-	if (spool->groups < 0)
-		return openat(spool->tmp, name, flags | O_EXCL, 0600);
-	snprintf(made, sizeof(made), "%.2s", name + ID_SECONDS);
-	(void)mkdirat(spool->groups, made, 0700); /* mostly it is there */
-	snprintf(made, sizeof(made), "%.2s/new", name + ID_SECONDS);
-	int fd = openat(spool->groups, made, flags | O_TRUNC, 0600);
+	if (spool->groups >= 0) {
+		snprintf(made, sizeof(made), "%.2s", name + ID_SECONDS);
+		(void)mkdirat(spool->groups, made, 0700); /* or it is there */
+		snprintf(made, sizeof(made), "%.2s/new", name + ID_SECONDS);
+		int fd = openat(spool->groups, made, flags, 0600);
 
-	if (fd >= 0 && renameat(spool->groups, made, spool->tmp, name) < 0) {
-		close(fd);
-		return -1;
+		if (fd >= 0 &&
+		    renameat(spool->groups, made, spool->tmp, name) == 0)
+			return fd;
+		if (fd >= 0)
+			close(fd);
+		unlinkat(spool->groups, made, 0); /* or what a crash left */
 	}
-	return fd;
+	return openat(spool->tmp, name, flags, 0600);
 }
 
 struct msg *
