@@ -22,14 +22,14 @@ BUILD := build
 SERVER := mailserv
 FAST := build-fast/mailserv-fast
 
-SRC := mailserv.c conf.c smtp.c path.c place.c queue.c report.c spool.c route.c \
-	relay.c maildrop.c pop3.c dns.c resolver.c zone.c master.c net.c
+SRC := mailserv.c conf.c smtp.c path.c place.c queue.c report.c spool.c draft.c \
+	route.c relay.c maildrop.c pop3.c dns.c resolver.c zone.c master.c net.c
 OBJ := $(SRC:%.c=$(BUILD)/%.o)
 
 $(SERVER): $(OBJ)
 	$(CC) $(OURS) $(CFLAGS) $(LDFLAGS) -o $@ $(OBJ) -lcrypt $(LDLIBS)
 
-$(BUILD)/%.o: %.c mailserv.h dns.h net.h | $(BUILD)
+$(BUILD)/%.o: %.c mailserv.h dns.h draft.h net.h | $(BUILD)
 	$(CC) $(OURS) $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
 
 $(BUILD):
@@ -54,7 +54,7 @@ TEST_SERVER := $(BUILD)/mailserv
 TEST_OBJ := $(OBJ:$(BUILD)/mailserv.o=$(BUILD)/mailserv_main.o)
 CHECK_LIBS = $(shell pkg-config --libs check)
 
-$(BUILD)/mailserv_main.o: mailserv.c mailserv.h dns.h net.h | $(BUILD)
+$(BUILD)/mailserv_main.o: mailserv.c mailserv.h dns.h draft.h net.h | $(BUILD)
 	$(CC) $(OURS) -Dmain=mailserv_main -Wno-missing-prototypes \
 	    $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
 
@@ -81,7 +81,7 @@ $(BUILD)/check_%: tests/check_%.c $(TEST_OBJ) $(wildcard tests/*.h) \
 $(TEST_SERVER): $(TEST_OBJ:$(BUILD)/mailserv_main.o=$(BUILD)/mailserv_checks.o)
 	$(CC) $(OURS) $(CFLAGS) $(LDFLAGS) -o $@ $^ -lcrypt $(LDLIBS)
 
-$(BUILD)/mailserv_checks.o: mailserv.c mailserv.h dns.h net.h | $(BUILD)
+$(BUILD)/mailserv_checks.o: mailserv.c mailserv.h dns.h draft.h net.h | $(BUILD)
 	$(CC) $(OURS) -DCHECKS=1 $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
 
 # A server that is refused memory: see tests/nomem.c.

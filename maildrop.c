@@ -57,10 +57,10 @@ user_find(const struct conf *conf, const char *name)
 /*
  * One message for two of our users, over the two steps of the commit:
  *
- *	queue/tmp/ID.msg                  written, and synced     step 1
+ *	a draft (draft.c)                 written, and synced     step 1
  *	     +--- mail/alice/new/NAME     a second name for it    step 2
  *	     +--- mail/bob/new/NAME       a third; then a sync
- *	queue/tmp/ID.msg                  the first name goes: spool.c
+ *	the draft                         the first name goes: spool.c
  *
  * The content is there once, so that a message to 1,000 users costs a disk
  * no more than one to one user; and since nobody writes in place, none of
@@ -170,7 +170,7 @@ maildrop_copy(const struct msg *m, const char *user)
 	if (fd < 0)
 		return false;
 	while (sent > 0)
-		sent = sendfile(fd, m->fd, &done, LARGE_BUF);
+		sent = sendfile(fd, m->content.fd, &done, LARGE_BUF);
 	if (sent == 0 && (size_t)done != m->size)
 		errno = EIO;
 	bool ok = (size_t)done == m->size && fsync(fd) == 0;
@@ -194,7 +194,7 @@ maildrop_prepare(const struct msg *m, const char *user)
 	    (errno != ENOENT || !maildrop_make(user) ||
 		stat(path, &folder) < 0))
 		return false;
-	if (fstat(m->fd, &content) < 0)
+	if (fstat(m->content.fd, &content) < 0)
 		return false;
 	if (folder.st_dev == content.st_dev)
 		return true;
@@ -205,11 +205,10 @@ maildrop_prepare(const struct msg *m, const char *user)
 bool
 maildrop_link(const struct msg *m, const char *user)
 {
-	char to[PATH_SIZE], copy[PATH_SIZE], content[ID_LEN + 5];
+	char to[PATH_SIZE], copy[PATH_SIZE];
 
-	snprintf(content, sizeof(content), "%.16s.msg", m->id);
 	message_path(to, m, user, "new");
-	if (linkat(srv.spool.tmp, content, AT_FDCWD, to, 0) == 0)
+	if (draft_link(&m->content, AT_FDCWD, to))
 		return true;
 	/* An id never comes again, so nothing is there to be replaced. */
 	return errno == EXDEV &&

@@ -22,6 +22,7 @@
 #include <stdio.h>
 #include <time.h>
 #include "dns.h"
+#include "draft.h"
 #include "net.h"
 
 #define VERSION "0.1"
@@ -136,15 +137,15 @@ enum msg_state {
 struct msg {
 	char id[ID_LEN + 1];
 	enum msg_state state;
-	int fd;    /* queue/tmp/ID.msg; -1 before spool_open() */
-	FILE *env; /* queue/tmp/ID.env, from step 1 of the commit; or NULL */
-	int error; /* errno of the first thing that failed, or 0 */
-	unsigned epoch;     /* srv.spool.epoch when the file was opened */
-	struct buf out;     /* content not yet written */
-	bool eightbit;      /* an octet over 127 came (RFC 6152 2) */
-	bool unfinished;    /* the last octet so far is not a line's end */
-	size_t size, lines; /* of the content, with LF line ends */
-	size_t head;        /* octets of our Return-Path: line, at the top */
+	struct draft content;  /* from spool_open() on */
+	struct draft envelope; /* from step 1 of the commit on, or never */
+	int error;             /* errno of the first thing that failed, or 0 */
+	unsigned epoch;        /* srv.spool.epoch when the file was opened */
+	struct buf out;        /* content not yet written */
+	bool eightbit;         /* an octet over 127 came (RFC 6152 2) */
+	bool unfinished;       /* the last octet so far is not a line's end */
+	size_t size, lines;    /* of the content, with LF line ends */
+	size_t head;           /* octets of our Return-Path: line, at the top */
 	time_t arrived;
 	char *sender;          /* reverse-path without < and >; "" is null */
 	struct names locals;   /* users whose mailbox gets it */
@@ -312,12 +313,11 @@ struct maildrop {
 
 /* The folders and the commit; spool.c keeps it. */
 struct spool {
-	int dir, tmp, failed, lock; /* descriptors below queue/ */
-	int groups;                 /* see open_new(); or -1 */
-	bool use_syncfs;            /* it tells of errors here */
-	bool one_fs;      /* queue/ and mail/ are on one file system */
-	unsigned epoch;   /* grows with every sync that failed */
-	uint64_t last_id; /* ids only grow */
+	int dir, failed, lock; /* descriptors below queue/ */
+	bool use_syncfs;       /* it tells of errors here */
+	bool one_fs;           /* queue/ and mail/ are on one file system */
+	unsigned epoch;        /* grows with every sync that failed */
+	uint64_t last_id;      /* ids only grow */
 	struct msg *commit, *commit_tail; /* submitted, oldest first */
 };
 
@@ -343,6 +343,7 @@ struct server {
 	bool serving; /* not one of the modes that print and go */
 	struct conf *conf;
 	struct net net;
+	struct drafts drafts;
 	struct spool spool;
 	struct queue queue;
 	struct smtp *smtp_waiting;  /* for the commit */
@@ -463,13 +464,15 @@ int spool_start(const struct conf *conf);
  * The way in.  spool_begin(): a message from this reverse-path; NULL: no
  * memory.  spool_open(): its file, with Return-Path: at the top; then
  * spool_write(), as LF lines.  Both note the first error in the message, and
- * then do nothing more.  spool_submit(): to be committed soon; afterwards
+ * then do nothing more.  spool_show(): more comes in later turns; who looks
+ * into queue/tmp sees it.  spool_submit(): to be committed soon; afterwards
  * msg->state tells.  spool_drop(): the inverse of spool_begin(); what was
  * committed stays, everything else goes.
  */
 struct msg *spool_begin(const char *sender);
 void spool_open(struct msg *m);
 void spool_write(struct msg *m, const char *data, size_t len);
+void spool_show(struct msg *m);
 void spool_submit(struct msg *m);
 void spool_drop(struct msg *m);
 
@@ -477,7 +480,7 @@ void spool_drop(struct msg *m);
 void spool_commit(void);
 
 /* The ids of the messages in a folder of the spool, pushed in order.  repair,
- * only at start: remove halves and empty queue/tmp.  False: memory, errno. */
+ * only at start: remove halves and drafts.  False: memory, errno. */
 bool spool_scan(int at, struct names *ids, bool repair);
 
 /* Open a file of the spool, made where there is none or else empty, to write it

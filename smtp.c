@@ -967,6 +967,8 @@ smtp_take(struct smtp *s)
 	in->start += content_feed(s, in->data + in->start, buf_used(in));
 	if (s->content.dot == DOT_END)
 		content_end(s);
+	else
+		spool_show(s->msg);
 	return true;
 }
 

@@ -13,8 +13,8 @@
  *	spool_submit ... queue_commit -> spool_commit -> prepare ->
  *	sync_contents -> name_message -> sync_names -> smtp_answer
  * Always true
- *	A name outside queue/tmp exists only for content that is whole and
- *	durable: write, sync, name, sync, answer.
+ *	A name in queue/ or in a mailbox is given only to content that is whole
+ *	and durable: write, sync, name, sync, answer.
  *	A message is in the queue while its envelope has its name there.
  *	After a sync that failed nothing that was open is taken for written.
  * What it does not do
@@ -25,13 +25,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <linux/fs.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <sys/file.h>
-#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/utsname.h>
 #include <sysexits.h>
@@ -41,7 +39,6 @@
 enum {
 	WRITE_BUF = 8192, /* content is written in pieces of this size */
 	SYNCFS_FROM = 3,  /* files: see sync_all_at_once() */
-	ID_SECONDS = 6,   /* in an id: two digits that count seconds */
 };
 
 /* ---- the way in: M0, M1 -------------------------------------------------- */
@@ -68,41 +65,6 @@ file_name(char *name, const char *id, const char *end)
 	return name;
 }
 
-/*
- * Open a new file in queue/tmp, whose name begins with an id; -1: errno.
- *
- * Ext4 without a journal gives the number of a removed file to no other for a
- * minute, and until then looks at it again for every new file of that block
- * group: after some thousand messages passed on, this takes ten times longer
- * than all the rest.  The group is that of the folder in which a file is made.
- * So it is made in one that is another every second, and the same again after
- * four minutes, and then moved.  Of 4,000 messages passed on, each took 0.2 ms
- * of processor and 0.5 ms in all, where it was 1.4 and 1.9.  The price: 45
- * lines, and, where there is a journal, 10 us a file for nothing.
- */
-static int
-open_new(const char *name)
-{
-	char made[8];
-	const struct spool *spool = &srv.spool;
-	int flags = O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC;
-
-	if (spool->groups >= 0) {
-		snprintf(made, sizeof(made), "%.2s", name + ID_SECONDS);
-		(void)mkdirat(spool->groups, made, 0700); /* or it is there */
-		snprintf(made, sizeof(made), "%.2s/new", name + ID_SECONDS);
-		int fd = openat(spool->groups, made, flags, 0600);
-
-		if (fd >= 0 &&
-		    renameat(spool->groups, made, spool->tmp, name) == 0)
-			return fd;
-		if (fd >= 0)
-			close(fd);
-		unlinkat(spool->groups, made, 0); /* or what a crash left */
-	}
-	return openat(spool->tmp, name, flags, 0600);
-}
-
 struct msg *
 spool_begin(const char *sender)
 {
@@ -116,7 +78,7 @@ spool_begin(const char *sender)
 		return NULL;
 	}
 	next_id(m->id);
-	m->fd = -1;
+	m->content.fd = m->envelope.fd = -1;
 	m->remotes.exact = true;
 	m->arrived = (time_t)(srv.wall / 1000);
 	return m;
@@ -144,11 +106,10 @@ count_content(struct msg *m, const char *data, size_t len)
 
 /* Write all of it, or note why not. */
 static void
-write_all(struct msg *m, const char *data, size_t len)
+write_all(struct msg *m, int fd, const char *data, size_t len)
 {
-	count_content(m, data, len);
 	while (len > 0 && m->error == 0) {
-		ssize_t n = write(m->fd, data, len);
+		ssize_t n = write(fd, data, len);
 
 		if (n < 0 && errno != EINTR)
 			m->error = errno;
@@ -159,11 +120,19 @@ write_all(struct msg *m, const char *data, size_t len)
 	}
 }
 
-/* What the buffer has gathered goes to the file. */
+/* A piece of the content goes to its file. */
+static void
+write_content(struct msg *m, const char *data, size_t len)
+{
+	count_content(m, data, len);
+	write_all(m, m->content.fd, data, len);
+}
+
+/* What the buffer has gathered goes there. */
 static void
 write_gathered(struct msg *m)
 {
-	write_all(m, m->out.data + m->out.start, buf_used(&m->out));
+	write_content(m, m->out.data + m->out.start, buf_used(&m->out));
 	m->out.start = m->out.end = 0;
 }
 
@@ -173,8 +142,8 @@ spool_open(struct msg *m)
 	char name[ID_LEN + 5], line[PATH_MAX_SMTP + 32];
 
 	m->epoch = srv.spool.epoch;
-	m->fd = open_new(file_name(name, m->id, ".msg"));
-	if (m->fd < 0) {
+	file_name(name, m->id, ".msg");
+	if (!draft_new(&m->content, name)) {
 		m->error = errno; /* ENOENT: tmp was removed: restart us */
 		log_event(PART_QUEUE, m->id, "queue/tmp: %s", strerror(errno));
 	} else if (!buf_size(&m->out, WRITE_BUF))
@@ -199,7 +168,15 @@ spool_write(struct msg *m, const char *data, size_t len)
 	/* More comes: fewer and larger pieces, if there is memory for them. */
 	(void)buf_size(&m->out, LARGE_BUF);
 	if (!buf_put(&m->out, data, len))
-		write_all(m, data, len); /* more than the buffer holds */
+		write_content(m, data, len); /* more than the buffer holds */
+}
+
+void
+spool_show(struct msg *m)
+{
+	char name[ID_LEN + 5];
+
+	draft_show(&m->content, file_name(name, m->id, ".msg"));
 }
 
 void
@@ -221,17 +198,9 @@ spool_submit(struct msg *m)
 void
 spool_drop(struct msg *m)
 {
-	char name[ID_LEN + 5];
-
 	assert(m->state != MSG_SUBMITTED);
-	if (m->fd >= 0) {
-		close(m->fd);
-		unlinkat(srv.spool.tmp, file_name(name, m->id, ".msg"), 0);
-	}
-	if (m->env != NULL) {
-		fclose(m->env);
-		unlinkat(srv.spool.tmp, file_name(name, m->id, ".env"), 0);
-	}
+	draft_drop(&m->content);
+	draft_drop(&m->envelope);
 	buf_free(&m->out);
 	names_free(&m->locals);
 	names_free(&m->remotes);
@@ -256,10 +225,11 @@ put_envelope(FILE *f, const struct envelope *e, const struct names *to)
 		fprintf(f, "to %s\n", to->v[i]);
 }
 
-/* A stream to what was opened under this name there, if it was. */
-static FILE *
-stream_to(int fd, int at, const char *name)
+FILE *
+spool_create(int at, const char *name)
 {
+	int flags = O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC;
+	int fd = openat(at, name, flags, 0600);
 	FILE *f = fd >= 0 ? fdopen(fd, "w") : NULL;
 
 	if (f == NULL && fd >= 0) {
@@ -269,36 +239,31 @@ stream_to(int fd, int at, const char *name)
 	return f;
 }
 
-FILE *
-spool_create(int at, const char *name)
-{
-	int flags = O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC;
-
-	return stream_to(openat(at, name, flags, 0600), at, name);
-}
-
-/* queue/tmp/ID.env, from what the message knows. */
+/* The envelope, from what the message knows. */
 static void
 write_envelope(struct msg *m)
 {
-	char name[ID_LEN + 5];
+	char name[ID_LEN + 5], *text = NULL;
+	size_t len = 0;
 	struct envelope e = { .sender = m->sender,
 		.arrived = m->arrived,
 		.size = m->size + m->lines, /* with CRLF (RFC 1870 6) */
 		.head = m->head,
 		.octets = m->size,
 		.eightbit = m->eightbit };
+	FILE *f = open_memstream(&text, &len);
+	bool ok = f != NULL;
 
-	file_name(name, m->id, ".env");
-	m->env = stream_to(open_new(name), srv.spool.tmp, name);
-	if (m->env == NULL) {
+	if (ok)
+		put_envelope(f, &e, &m->remotes);
+	ok = ok && !ferror(f);
+	ok = f != NULL && fclose(f) == 0 && ok &&
+	    draft_new(&m->envelope, file_name(name, m->id, ".env"));
+	if (ok)
+		write_all(m, m->envelope.fd, text, len);
+	if (m->error == 0 && !ok)
 		m->error = errno;
-		return;
-	}
-	put_envelope(m->env, &e, &m->remotes);
-	/* What an earlier write lost, the last one does not tell of. */
-	if (fflush(m->env) != 0 || ferror(m->env))
-		m->error = errno;
+	free(text);
 }
 
 void
@@ -549,7 +514,8 @@ spool_fail(const struct envelope *e)
 
 	file_name(env, e->id, ".env");
 	file_name(msg, e->id, ".msg");
-	FILE *f = gather_failed(e, &to) ? spool_create(spool->tmp, env) : NULL;
+	FILE *f = gather_failed(e, &to) ? spool_create(srv.drafts.tmp, env) :
+					  NULL;
 	bool ok = f != NULL;
 
 	if (ok) {
@@ -560,9 +526,9 @@ spool_fail(const struct envelope *e)
 	names_free(&to);
 	if (ok && linkat(spool->dir, msg, spool->failed, msg, 0) < 0)
 		ok = errno == EEXIST;
-	ok = ok && renameat(spool->tmp, env, spool->failed, env) == 0;
+	ok = ok && renameat(srv.drafts.tmp, env, spool->failed, env) == 0;
 	if (!ok)
-		unlinkat(spool->tmp, env, 0);
+		unlinkat(srv.drafts.tmp, env, 0);
 	return ok && fsync(spool->failed) == 0;
 }
 
@@ -582,7 +548,7 @@ sync_failed(void)
 			m->error = why;
 }
 
-/* Step 1, first half: all that is needed lies under queue/tmp. */
+/* Step 1, first half: all that is needed lies in drafts. */
 static void
 prepare(struct msg *m)
 {
@@ -612,15 +578,15 @@ sync_contents(void)
 	bool ok = true;
 
 	for (struct msg *m = srv.spool.commit; m != NULL; m = m->next)
-		files += m->error != 0 ? 0 : m->env != NULL ? 2 : 1;
+		files += m->error != 0 ? 0 : 1u + (m->envelope.fd >= 0);
 	if (sync_all_at_once(files))
 		ok = syncfs(srv.spool.dir) == 0;
 	for (struct msg *m = srv.spool.commit; m != NULL && ok; m = m->next) {
 		if (m->error != 0 || sync_all_at_once(files))
 			continue;
-		ok = fsync(m->fd) == 0;
-		if (ok && m->env != NULL)
-			ok = fsync(fileno(m->env)) == 0;
+		ok = fsync(m->content.fd) == 0;
+		if (ok && m->envelope.fd >= 0)
+			ok = fsync(m->envelope.fd) == 0;
 	}
 	if (!ok)
 		sync_failed();
@@ -644,14 +610,14 @@ unname_message(const struct msg *m)
 		spool_remove(m->id);
 }
 
-/* Give it a name under queue/, where it now lies under queue/tmp. */
+/* Give a draft a name under queue/. */
 static bool
-link_queue(const struct msg *m, const char *end)
+link_queue(const struct draft *d, const char *id, const char *end)
 {
 	char name[ID_LEN + 5];
 
-	file_name(name, m->id, end);
-	return linkat(srv.spool.tmp, name, srv.spool.dir, name, 0) == 0;
+	file_name(name, id, end);
+	return draft_link(d, srv.spool.dir, name);
 }
 
 /* Step 2, first half: every recipient's name, or none. */
@@ -667,8 +633,8 @@ name_message(struct msg *m)
 	bool ok = made == m->locals.n;
 
 	if (ok && m->remotes.n > 0) { /* the envelope last: it is the message */
-		content = link_queue(m, ".msg");
-		ok = content && link_queue(m, ".env");
+		content = link_queue(&m->content, m->id, ".msg");
+		ok = content && link_queue(&m->envelope, m->id, ".env");
 	}
 	if (ok)
 		return;
@@ -757,11 +723,14 @@ open_folder(int at, const char *name)
 		return -1;
 	int fd = openat(at, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
-	if (fd < 0 || fstat(fd, &st) < 0)
-		return fd;
-	if (st.st_uid != geteuid()) {
-		close(fd);
-		errno = EPERM;
+	bool known = fd >= 0 && fstat(fd, &st) == 0;
+
+	if (!known || st.st_uid != geteuid()) {
+		int why = known ? EPERM : errno;
+
+		if (fd >= 0)
+			close(fd);
+		errno = why;
 		return -1;
 	}
 	if (st.st_mode & S_IWOTH)
@@ -828,40 +797,24 @@ open_folders(const struct conf *conf)
 	return ok;
 }
 
-/* The folder in which files are made by the second: ext4 is asked to put each
- * of those in it into a block group of its own choice, far from the others.
- * -1: this file system has none. */
-static int
-open_groups(int dir)
-{
-	int flags = 0, fd = open_folder(dir, ".groups");
-
-	if (fd >= 0 && ioctl(fd, FS_IOC_GETFLAGS, &flags) == 0) {
-		flags |= FS_TOPDIR_FL;
-		if (ioctl(fd, FS_IOC_SETFLAGS, &flags) == 0)
-			return fd;
-	}
-	if (fd >= 0)
-		close(fd);
-	return -1;
-}
-
 int
 spool_start(const struct conf *conf)
 {
 	struct spool *spool = &srv.spool;
+	struct drafts *drafts = &srv.drafts;
 	struct utsname system;
 
-	spool->tmp = spool->failed = spool->lock = -1;
+	spool->failed = spool->lock = drafts->tmp = -1;
 	if (!open_folders(conf))
 		return no_state(conf);
 	int status = take_lock(conf);
 
 	if (status != 0)
 		return status;
-	spool->groups = open_groups(spool->dir);
-	spool->tmp = open_folder(spool->dir, "tmp");
-	if (spool->tmp >= 0)
+	drafts->groups = open_folder(spool->dir, ".groups");
+	draft_start();
+	drafts->tmp = open_folder(spool->dir, "tmp");
+	if (drafts->tmp >= 0)
 		spool->failed = open_folder(spool->dir, "failed");
 	/* Power loss must not take a folder away with what lies in it: they
 	 * have been made just now, perhaps.  For mailboxes maildrop_make() sees
@@ -890,17 +843,31 @@ read_folder(int at, const char *name)
 	return dir;
 }
 
-/* queue/tmp held what was never answered 250. */
+/* Remove the files of a folder; what an operator has hidden there stays. */
 static void
-empty_tmp(void)
+empty_folder(int at, const char *name)
 {
-	DIR *dir = read_folder(srv.spool.dir, "tmp");
+	DIR *dir = read_folder(at, name);
 
 	for (struct dirent *entry; dir != NULL && (entry = readdir(dir));)
 		if (entry->d_name[0] != '.')
-			unlinkat(srv.spool.tmp, entry->d_name, 0);
+			unlinkat(dirfd(dir), entry->d_name, 0);
 	if (dir != NULL)
 		closedir(dir);
+}
+
+/* Drafts were never answered 250. */
+static void
+empty_drafts(void)
+{
+	char folder[16];
+	int dir = srv.spool.dir;
+
+	empty_folder(dir, "tmp");
+	for (unsigned i = 0; i < 256; i++) {
+		snprintf(folder, sizeof(folder), ".groups/%02x", i);
+		empty_folder(dir, folder);
+	}
 }
 
 /* Is this "ID.env" or "ID.msg", and which?  0: neither. */
@@ -965,7 +932,7 @@ spool_scan(int at, struct names *ids, bool repair)
 	struct names halves = { .exact = true };
 
 	if (repair)
-		empty_tmp();
+		empty_drafts();
 	bool ok = read_halves(at, &halves);
 
 	for (size_t i = 0; i < halves.n && ok; i++) {

@@ -13,7 +13,7 @@
  *	The test knows only the promise: what was answered 250 arrives or is
  *	reported, what was refused does not, and the server goes on.
  *
- * Links with: conf smtp path place queue report spool route relay maildrop
+ * Links with: conf smtp path place queue report spool draft route relay maildrop
  * Links with: pop3 dns resolver zone master net
  * Wraps: malloc calloc realloc strdup open openat fdopen fopen fdopendir
  * Wraps: opendir write pread lseek fsync syncfs linkat mkdir mkdirat fstat

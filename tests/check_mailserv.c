@@ -6,7 +6,7 @@
  * calls about users and limits are this file's own: they write down what was
  * asked, change nothing, and fail when a test wants it.  So no test needs root.
  *
- * Links with: conf smtp path place queue report spool route relay maildrop
+ * Links with: conf smtp path place queue report spool draft route relay maildrop
  * Links with: pop3 dns resolver zone master net
  * Wraps: geteuid seteuid setegid setresuid setresgid setgroups prctl lchown
  * Wraps: fstat getpwnam getrlimit setrlimit isatty ppoll
@@ -424,7 +424,7 @@ END_TEST
 /* A commit waits as long as others are heard, and HOLD at most. */
 START_TEST(commit_waits_for_others)
 {
-	struct msg m = { .fd = -1 };
+	struct msg m = { .content.fd = -1, .envelope.fd = -1 };
 
 	srv.now = 1000;
 	srv.smtp_heard = true;

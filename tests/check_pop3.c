@@ -7,7 +7,7 @@
  * Always true
  *	The clock stands still until a test moves it: nobody sleeps.
  *	Teardown looks for sessions, locks and descriptors left over.
- * Links with: net
+ * Links with: draft net
  * Wraps: read
  */
 #include <check.h>
@@ -110,7 +110,8 @@ set_up(void)
 	users[2].secret = strdup(crypt("sesame", "$6$rounds=1000$salt$"));
 	srv.conf = &conf;
 	ck_assert_int_eq(mkdir(in_dir("queue", NULL), 0700), 0);
-	srv.spool.tmp = open(in_dir("queue", NULL), O_RDONLY | O_DIRECTORY);
+	srv.drafts.tmp = open(in_dir("queue", NULL), O_RDONLY | O_DIRECTORY);
+	srv.drafts.groups = -1;
 	ck_assert(net_start());
 	listener = net_listen(KIND_POP3, &any, SOCK_STREAM);
 	ck_assert_ptr_nonnull(listener);
@@ -131,7 +132,7 @@ tear_down(void)
 	net_drop(listener);
 	net_settle();
 	pop3_reap();
-	close(srv.spool.tmp);
+	close(srv.drafts.tmp);
 	close(srv.net.spare);
 	free(srv.net.fds);
 	free(srv.net.conns);
@@ -551,16 +552,16 @@ static struct msg
 message(const char *content)
 {
 	struct msg m = { .id = "0123456789abcdef", .arrived = 1700000000,
-		.size = strlen(content) };
+		.size = strlen(content),
+		.envelope.fd = -1 };
 	const char *last = strrchr(content, '\n');
 
 	m.unfinished = m.size > 0 && (last == NULL || last[1] != '\0');
 	for (const char *at = content; *at != '\0'; at++)
 		m.lines += *at == '\n';
-	m.fd = openat(srv.spool.tmp, "0123456789abcdef.msg",
-	    O_RDWR | O_CREAT | O_TRUNC, 0600);
-	ck_assert_int_ge(m.fd, 0);
-	ck_assert_int_eq(write(m.fd, content, m.size), (ssize_t)m.size);
+	ck_assert(draft_new(&m.content, "0123456789abcdef.msg"));
+	ck_assert_int_eq(write(m.content.fd, content, m.size),
+	    (ssize_t)m.size);
 	return m;
 }
 
@@ -601,7 +602,7 @@ START_TEST(delivery_is_one_file_with_many_names)
 	ck_assert_int_eq(errno, ENOENT);
 	ck_assert(!maildrop_link(&m, "bob"));
 	ck_assert_int_eq(errno, EEXIST);
-	close(m.fd);
+	close(m.content.fd);
 }
 END_TEST
 
@@ -613,7 +614,7 @@ START_TEST(delivery_counts_the_missing_line_end)
 	ck_assert(maildrop_prepare(&m, "alice") && maildrop_link(&m, "alice"));
 	ck_assert_int_eq(stat(in_dir("mail/alice/new/1700000000."
 	    "0123456789abcdef.mx.example,S=4,W=7", NULL), &st), 0);
-	close(m.fd);
+	close(m.content.fd);
 	int fd = alice();
 
 	PLAY(fd, "C: STAT", "S= +OK 1 7", "C: RETR 1", "S= +OK 7 octets",
@@ -637,7 +638,7 @@ START_TEST(delivery_tells_why_not)
 	ck_assert(!maildrop_prepare(&m, "alice"));
 	ck_assert_int_eq(errno, ENAMETOOLONG);
 	conf.data_dir = dir;
-	close(m.fd);
+	close(m.content.fd);
 }
 END_TEST
 
@@ -646,7 +647,7 @@ START_TEST(delivery_across_file_systems)
 {
 	struct stat here, there;
 	int other = open("/tmp", O_RDONLY | O_DIRECTORY);
-	int tmp = srv.spool.tmp;
+	int tmp = srv.drafts.tmp;
 
 	if (other < 0 || fstat(other, &there) < 0 || fstat(tmp, &here) < 0 ||
 	    here.st_dev == there.st_dev) {
@@ -654,7 +655,7 @@ START_TEST(delivery_across_file_systems)
 			close(other);
 		return;
 	}
-	srv.spool.tmp = other;
+	srv.drafts.tmp = other;
 	struct msg m = message("across\n");
 
 	ck_assert(maildrop_prepare(&m, "alice"));
@@ -671,9 +672,9 @@ START_TEST(delivery_across_file_systems)
 	ck_assert_int_eq(errno, EIO);
 	ck_assert_uint_eq(count_files("tmp"), 0);
 	unlinkat(other, "0123456789abcdef.msg", 0);
-	srv.spool.tmp = tmp;
+	srv.drafts.tmp = tmp;
 	close(other);
-	close(m.fd);
+	close(m.content.fd);
 	int fd = alice();
 
 	PLAY(fd, "C: RETR 1", "S= +OK 8 octets", "S= across", "S= .");

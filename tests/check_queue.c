@@ -7,7 +7,7 @@
  * Always true
  *	Nobody sleeps.  A turn is queue_serve() and queue_commit(); time goes
  *	on from one due time to the next.
- * Links with: queue report place spool maildrop conf net
+ * Links with: queue report place spool draft maildrop conf net
  */
 #include "testlib.h"
 #include <dirent.h>
@@ -647,14 +647,14 @@ END_TEST
 /* A warning that the disk refuses is not tried again, and harms nobody. */
 START_TEST(warning_that_cannot_be_stored)
 {
-	int tmp = srv.spool.tmp;
+	struct drafts drafts = srv.drafts;
 
 	receive("alice@mail.test", "x@far.test");
 	turn();
 	later(4);
-	srv.spool.tmp = -1; /* EBADF */
+	srv.drafts = (struct drafts){ .tmp = -1, .groups = -1 }; /* EBADF */
 	lose(only());
-	srv.spool.tmp = tmp;
+	srv.drafts = drafts;
 	later(1);
 	turn();
 	lose(only());
@@ -754,12 +754,12 @@ START_TEST(report_that_cannot_be_stored)
 	receive("alice@mail.test", "x@far.test");
 	turn();
 	struct job *j = ready(only());
-	int tmp = srv.spool.tmp;
+	struct drafts drafts = srv.drafts;
 
 	say(j, RCPT_FAILED, "550 no");
-	srv.spool.tmp = -1; /* EBADF */
+	srv.drafts = (struct drafts){ .tmp = -1, .groups = -1 }; /* EBADF */
 	sent(only());
-	srv.spool.tmp = tmp;
+	srv.drafts = drafts;
 	ck_assert_uint_eq(srv.queue.n_messages, 1);
 	ck_assert_int_eq(count_files("queue", ".env"), 1);
 	ck_assert_ptr_null(ready(only())); /* it waits for its time */
@@ -1496,7 +1496,7 @@ START_TEST(orphan)
 
 	ck_assert(place_add(srv.conf, m, "x@far.test"));
 	spool_open(m);
-	int fd = m->fd;
+	int fd = m->content.fd;
 
 	spool_write(m, "x\n", 2);
 	m->orphan = true;

@@ -1084,7 +1084,10 @@ START_TEST(second_server_touches_nothing)
 	EXPECT("250", send_message(fd, "x@far.test"));
 	EXPECT("250", say(open, "MAIL FROM:<a@b>"));
 	EXPECT("250", say(open, "RCPT TO:<alice@here.test>"));
-	EXPECT("354", say(open, "DATA")); /* in queue/tmp meanwhile */
+	EXPECT("354", say(open, "DATA"));
+	ck_assert_int_eq(send(open, "x\r\n", 3, MSG_NOSIGNAL), 3);
+	EXPECT("250", say(fd, "NOOP"));
+	EXPECT("250", say(fd, "NOOP")); /* and that is in queue/tmp by now */
 	wait_for(in_world("data/queue/.hosts"), "far.test", 1);
 	write_file("second.conf", "data_dir data\nlisten_smtp 127.0.0.1:%u\n"
 	    "listen_pop3 127.0.0.1:%u\nlisten_dns 127.0.0.1:%u\n"

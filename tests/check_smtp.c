@@ -31,7 +31,7 @@ struct kept {
 	char sender[PATH_MAX_SMTP + 8], rcpts[8 * PATH_MAX_SMTP];
 	char *content;
 	size_t len, cap;
-	bool open;
+	bool open, shown;
 };
 
 static struct {
@@ -97,6 +97,15 @@ spool_write(struct msg *m, const char *data, size_t len)
 	k->len += len;
 	k->content[k->len] = '\0';
 	m->size += len;
+}
+
+void
+spool_show(struct msg *m)
+{
+	struct kept *k = (struct kept *)m;
+
+	ck_assert(k->open);
+	k->shown = true;
 }
 
 void
@@ -1582,6 +1591,23 @@ END_TEST
 
 /* ---- the commit ---------------------------------------------------------- */
 
+/* A message that does not come at once is shown. */
+START_TEST(shown_while_it_comes)
+{
+	int fd = greeted();
+
+	for (size_t i = 0; i < 2; i++) {
+		say(fd, "MAIL FROM:<>\r\nRCPT TO:<alice@localhost>\r\nDATA",
+		    "250|250|354");
+		if (i == 1)
+			say(fd, "a", "");
+		say(fd, "b\r\n.", "250");
+		ck_assert_int_eq(fake.kept[i].shown, i == 1);
+	}
+	close(fd);
+}
+END_TEST
+
 /* One reply after the end of content (RFC 5321 4.1.1.4), for good or ill. */
 START_TEST(rfc5321_4_2_5_the_disk_refuses)
 {
@@ -2243,6 +2269,7 @@ add_content(Suite *suite)
 	tcase_add_test(tc, rfc5321_4_4_received);
 	tcase_add_test(tc, rfc5321_4_4_lines_of_others);
 	tcase_add_test(tc, rfc5321_4_4_received_ipv6);
+	tcase_add_test(tc, shown_while_it_comes);
 	tcase_add_test(tc, rfc5321_4_2_5_the_disk_refuses);
 	tcase_add_test(tc, rfc5321_4_1_1_4_many_in_one_commit);
 	tcase_add_loop_test(tc, client_leaves_in_the_commit, 0, 2);

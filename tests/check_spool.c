@@ -215,9 +215,9 @@ end(void)
 	two_disks = choppy = false;
 	kernel = NULL;
 	no_groups = false;
-	close(srv.spool.groups);
+	close(srv.drafts.groups);
 	close(srv.spool.dir);
-	close(srv.spool.tmp);
+	close(srv.drafts.tmp);
 	close(srv.spool.failed);
 	close(srv.spool.lock);
 	conf_free(conf);
@@ -251,10 +251,19 @@ in_queue(void)
 	return count("mailserv-data/queue", "tmp failed lock .groups", NULL);
 }
 
+/* Drafts: shown, or in a folder of their second. */
 static size_t
-in_tmp(void)
+in_drafts(void)
 {
-	return count("mailserv-data/queue/tmp", "", NULL);
+	char folder[64];
+	size_t n = count("mailserv-data/queue/tmp", "", NULL);
+
+	for (unsigned i = 0; i < 256; i++) {
+		snprintf(folder, sizeof(folder),
+		    "mailserv-data/queue/.groups/%02x", i);
+		n += count(folder, "", NULL);
+	}
+	return n;
 }
 
 static size_t
@@ -506,9 +515,9 @@ START_TEST(content_is_counted)
 	struct msg *m = spool_begin("a@far.test");
 	char big[20000];
 
-	ck_assert_int_eq(m->fd, -1);
+	ck_assert_int_eq(m->content.fd, -1);
 	spool_open(m);
-	ck_assert_uint_eq(in_tmp(), 1);
+	ck_assert_uint_eq(in_drafts(), 1);
 	ck_assert_uint_eq(m->head, strlen("Return-Path: <a@far.test>\n"));
 	spool_write(m, "", 0);
 	spool_write(m, "Subject: x\n\nend", 15);
@@ -609,8 +618,10 @@ other_start(const char *data_dir, const char **said)
 {
 	char *mine = conf->data_dir, *theirs = strdup(data_dir);
 	struct spool spool = srv.spool;
+	struct drafts drafts = srv.drafts;
 
 	srv.spool = (struct spool){ .dir = -1 };
+	srv.drafts = (struct drafts){ .tmp = -1 };
 	conf->data_dir = theirs;
 	log_level = 0;
 	test_capture(STDERR_FILENO);
@@ -618,45 +629,56 @@ other_start(const char *data_dir, const char **said)
 
 	*said = test_captured();
 	log_level = -1;
-	other_groups = srv.spool.groups;
-	close(srv.spool.groups);
+	other_groups = srv.drafts.groups;
+	close(srv.drafts.groups);
 	close(srv.spool.dir);
-	close(srv.spool.tmp);
+	close(srv.drafts.tmp);
 	close(srv.spool.failed);
 	close(srv.spool.lock);
 	srv.spool = spool;
+	srv.drafts = drafts;
 	conf->data_dir = mine;
 	free(theirs);
 	return status;
 }
 
-/* A new file is made in a folder of this second, and lies in queue/tmp from then
- * on; at once, where a crash has left one in that folder.  Nothing is written
- * over: it may have another name. */
+/* A new file is made in a folder of this second; who is received for longer is
+ * shown in queue/tmp.  Nothing is written over: it may have another name. */
 START_TEST(new_file)
 {
-	char folder[64], left[80];
+	char folder[64], left[100];
 	struct msg *m = spool_begin("a@far.test");
 
-	if (srv.spool.groups < 0) {
+	if (srv.drafts.groups < 0) {
 		printf("new_file: skipped: not on ext4\n");
 		spool_drop(m);
 		return;
 	}
 	snprintf(folder, sizeof(folder), "mailserv-data/queue/.groups/%.2s",
 	    m->id + 6);
-	snprintf(left, sizeof(left), "%s/new", folder);
+	snprintf(left, sizeof(left), "%s/%s.msg", folder, m->id);
 	ck_assert(place_add(conf, m, "alice@here.test"));
-	ck_assert_int_eq(mkdir(test_path(folder), 0700), 0);
+	spool_open(m);
+	ck_assert_uint_eq(count(folder, "", NULL), 1);
+	spool_show(m);
+	spool_show(m);
+	ck_assert_uint_eq(count(folder, "", NULL), 0);
+	ck_assert_uint_eq(count("mailserv-data/queue/tmp", "", NULL), 1);
+	ck_assert_int_eq(commit(m), MSG_COMMITTED);
+	ck_assert_str_eq(mail_of("alice"), "Return-Path: <a@far.test>\n");
+	spool_drop(m);
+	ck_assert_uint_eq(in_drafts(), 0);
+
+	m = spool_begin("a@far.test");
+	snprintf(left, sizeof(left), "%s/%s.msg", folder, m->id);
 	test_write("mail", "of somebody\n");
 	ck_assert_int_eq(link(test_path("mail"), test_path(left)), 0);
 	spool_open(m);
-	ck_assert_uint_eq(count(folder, "", NULL), 0);
-	ck_assert_uint_eq(in_tmp(), 1);
-	ck_assert_int_eq(commit(m), MSG_COMMITTED);
-	ck_assert_str_eq(mail_of("alice"), "Return-Path: <a@far.test>\n");
-	ck_assert_str_eq(test_read("mail"), "of somebody\n");
+	ck_assert_int_eq(m->error, 0);
+	ck_assert_uint_eq(count("mailserv-data/queue/tmp", "", NULL), 1);
 	spool_drop(m);
+	ck_assert_str_eq(test_read(left), "of somebody\n");
+
 	srv.wall += 1049; /* 2^20 microseconds, and a bit */
 	m = spool_begin("a@far.test");
 	spool_open(m);
@@ -667,14 +689,14 @@ START_TEST(new_file)
 	/* Gone while we run: then without. */
 	ck_assert_int_eq(rename(test_path("mailserv-data/queue/.groups"),
 	    test_path("away")), 0);
-	int groups = srv.spool.groups;
+	int groups = srv.drafts.groups;
 
-	srv.spool.groups = open(test_path("users"), O_RDONLY | O_CLOEXEC);
-	m = message("alice@here.test", "x\n");
+	srv.drafts.groups = open(test_path("users"), O_RDONLY | O_CLOEXEC);
+	m = message("bob@here.test", "x\n");
 	ck_assert_int_eq(commit(m), MSG_COMMITTED);
 	spool_drop(m);
-	close(srv.spool.groups);
-	srv.spool.groups = groups;
+	close(srv.drafts.groups);
+	srv.drafts.groups = groups;
 }
 END_TEST
 
@@ -686,16 +708,36 @@ START_TEST(new_file_without_groups)
 	no_groups = true;
 	ck_assert_int_eq(other_start(test_path("flat"), &said), 0);
 	ck_assert_int_eq(other_groups, -1);
-	close(srv.spool.groups);
-	srv.spool.groups = -1;
+	close(srv.drafts.groups);
+	srv.drafts.groups = -1;
 	struct msg *m = message("alice@here.test x@far.test", "x\n");
 
-	ck_assert_uint_eq(in_tmp(), 1);
+	ck_assert_uint_eq(in_drafts(), 1);
 	ck_assert_int_eq(commit(m), MSG_COMMITTED);
 	spool_drop(m);
 	ck_assert_uint_eq(count("mailserv-data/queue/.groups", "", NULL), 0);
 }
 END_TEST
+
+/* Where it cannot be shown, it is not: the message is as good. */
+START_TEST(not_shown)
+{
+	struct msg *m = message("alice@here.test", "x\n");
+
+	if (m->content.at == srv.drafts.tmp) { /* no block groups */
+		spool_drop(m);
+		return;
+	}
+	ck_assert_int_eq(rmdir(test_path("mailserv-data/queue/tmp")), 0);
+	spool_show(m);
+	ck_assert_int_eq(commit(m), MSG_COMMITTED);
+	ck_assert_str_eq(mail_of("alice"), "Return-Path: <a@far.test>\nx\n");
+	spool_drop(m);
+	ck_assert_uint_eq(in_drafts(), 0);
+}
+END_TEST
+
+/* ---- the way in: dropped ------------------------------------------------- */
 
 /* A message that is dropped before its commit leaves nothing. */
 START_TEST(dropped_before_the_commit)
@@ -705,7 +747,7 @@ START_TEST(dropped_before_the_commit)
 	spool_drop(m);
 	m = spool_begin("x"); /* nor one that never got a file */
 	spool_drop(m);
-	ck_assert_uint_eq(in_tmp() + in_queue() + in_mailbox("alice"), 0);
+	ck_assert_uint_eq(in_drafts() + in_queue() + in_mailbox("alice"), 0);
 }
 END_TEST
 
@@ -737,7 +779,7 @@ START_TEST(commit_of_each_kind)
 	if (kinds[_i].queue)
 		ck_assert_str_eq(spool_file("queue", m->id, "msg"), whole);
 	spool_drop(m);
-	ck_assert_uint_eq(in_tmp(), 0);
+	ck_assert_uint_eq(in_drafts(), 0);
 	ck_assert_uint_eq(in_mailbox("alice"), kinds[_i].alice);
 	ck_assert_uint_eq(in_queue(), kinds[_i].queue);
 }
@@ -841,7 +883,7 @@ START_TEST(each_call_fails_once)
 		ck_assert_int_eq(m->state,
 		    failed ? MSG_REFUSED : MSG_COMMITTED);
 		spool_drop(m);
-		ck_assert_uint_eq(in_tmp(), 0);
+		ck_assert_uint_eq(in_drafts(), 0);
 		ck_assert_uint_eq(count("mailserv-data/mail/alice/tmp", "",
 				      NULL), 0);
 		if (!failed && n % 2 == 1)
@@ -878,7 +920,7 @@ START_TEST(sync_that_failed_is_not_believed)
 	spool_drop(first);
 	spool_drop(other);
 	spool_drop(later);
-	ck_assert_uint_eq(in_queue() + in_tmp(), 0);
+	ck_assert_uint_eq(in_queue() + in_drafts(), 0);
 	later = message("z@far.test", "x\n");
 	ck_assert_int_eq(commit(later), MSG_COMMITTED);
 	spool_drop(later);
@@ -904,7 +946,7 @@ START_TEST(refused_before_the_sync_fails)
 		ck_assert_int_eq(good->error, EIO);
 		spool_drop(full);
 		spool_drop(good);
-		ck_assert_uint_eq(in_tmp() + in_queue(), 0);
+		ck_assert_uint_eq(in_drafts() + in_queue(), 0);
 		ck_assert_uint_eq(in_mailbox("alice"), 0);
 	}
 }
@@ -952,7 +994,7 @@ START_TEST(refused_alone)
 	spool_drop(good);
 	spool_drop(bad);
 	spool_drop(last);
-	ck_assert_uint_eq(in_tmp(), 0);
+	ck_assert_uint_eq(in_drafts(), 0);
 }
 END_TEST
 
@@ -988,7 +1030,7 @@ START_TEST(refused_by_the_disk)
 	ck_assert_int_eq(second, MSG_REFUSED);
 	ck_assert_int_eq(m->error, EFBIG);
 	spool_drop(m);
-	ck_assert_uint_eq(in_tmp() + in_queue() + in_mailbox("alice"), 0);
+	ck_assert_uint_eq(in_drafts() + in_queue() + in_mailbox("alice"), 0);
 }
 END_TEST
 
@@ -1024,7 +1066,7 @@ START_TEST(full_for_a_moment)
 	ck_assert_int_eq(state, MSG_REFUSED);
 	ck_assert_int_eq(m->error, EFBIG);
 	spool_drop(m);
-	ck_assert_uint_eq(in_tmp() + in_queue(), 0);
+	ck_assert_uint_eq(in_drafts() + in_queue(), 0);
 }
 END_TEST
 
@@ -1040,7 +1082,7 @@ START_TEST(refused_without_folders)
 	ck_assert_int_eq(m->error, ENAMETOOLONG);
 	conf->data_dir = data_dir;
 	spool_drop(m);
-	ck_assert_uint_eq(in_tmp() + in_queue(), 0);
+	ck_assert_uint_eq(in_drafts() + in_queue(), 0);
 	/* A name that is taken: what has it stays. */
 	m = message("alice@here.test x@far.test", "x\n");
 	char path[128];
@@ -1050,9 +1092,12 @@ START_TEST(refused_without_folders)
 	ck_assert_int_eq(commit(m), MSG_REFUSED);
 	ck_assert_int_eq(m->error, EEXIST);
 	spool_drop(m);
-	ck_assert_uint_eq(in_tmp() + in_mailbox("alice"), 0);
+	ck_assert_uint_eq(in_drafts() + in_mailbox("alice"), 0);
 	ck_assert_uint_eq(in_queue(), 1);
 	m = message("alice@here.test x@far.test", "x\n");
+	int groups = srv.drafts.groups;
+
+	srv.drafts.groups = -1;
 	snprintf(path, sizeof(path), "mailserv-data/queue/tmp/%s.env", m->id);
 	ck_assert_int_eq(mkdir(test_path(path), 0700), 0);
 	ck_assert_int_eq(commit(m), MSG_REFUSED);
@@ -1070,6 +1115,7 @@ START_TEST(refused_without_folders)
 	    " queue/tmp: No such file or directory\n"));
 	ck_assert_int_eq(commit(m), MSG_REFUSED);
 	spool_drop(m);
+	srv.drafts.groups = groups;
 }
 END_TEST
 
@@ -1697,7 +1743,7 @@ START_TEST(scan_and_repair)
 	}
 	ck_assert_str_eq(scanned(srv.spool.dir, false), "000a 000b 000f");
 	ck_assert_uint_eq(in_queue(), 18);
-	ck_assert_uint_eq(in_tmp(), 3);
+	ck_assert_uint_eq(in_drafts(), 3);
 	ck_assert_str_eq(scanned(srv.spool.failed, false), "002a");
 	log_level = 0;
 	test_capture(STDERR_FILENO);
@@ -1711,7 +1757,7 @@ START_TEST(scan_and_repair)
 		ck_assert_msg(strstr(said, path) != NULL, "%s", said);
 	}
 	ck_assert_uint_eq(in_queue(), 15);
-	ck_assert_uint_eq(in_tmp(), 0);
+	ck_assert_uint_eq(in_drafts(), 0);
 	ck_assert_uint_eq(count("mailserv-data/queue/failed", "", NULL), 3);
 	ck_assert_str_eq(scanned(srv.spool.dir, true), "000a 000b 000f");
 }
@@ -1870,6 +1916,7 @@ static const struct {
 	{ "way in", &writes_in_pieces, 0 },
 	{ "way in", &new_file, 0 },
 	{ "way in", &new_file_without_groups, 0 },
+	{ "way in", &not_shown, 0 },
 	{ "way in", &dropped_before_the_commit, 0 },
 	{ "commit", &commit_of_each_kind, (int)NELEM(kinds) },
 	{ "commit", &envelope_text, 0 },

@@ -998,7 +998,7 @@ survey(const struct recording *r, const struct promise *p)
 	for (int i = 0; i < r->scene->queued; i++)
 		survey_seed(i, p->came >> (MAILS + i) & 1);
 	each_file(path_of("a-data/queue"), is_left);
-	each_file(path_of("a-data/queue/tmp"), is_left);
+	in_drafts(is_left);
 	look_into_failed(r->scene);
 }
 

@@ -971,6 +971,15 @@ is_left(const char *folder, const char *name)
 		complain("%s/%s is left", folder, name);
 }
 
+/* What was being written: in queue/tmp, and in one folder for each second. */
+static inline void
+in_drafts(void (*visit)(const char *folder, const char *))
+{
+	each_file(path_of("a-data/queue/tmp"), visit);
+	for (unsigned second = 0; second < 256; second++)
+		each_file(path_of("a-data/queue/.groups/%02x", second), visit);
+}
+
 /* Is the mailbox's number of a message one of these? */
 static inline void
 expect(int m, const char *where, int times, const int range[2])
@@ -1098,7 +1107,7 @@ scene_survey(const struct scene *scene)
 	for (int m = 0; m < MAILS; m++)
 		survey_mail(m);
 	each_file(path_of("a-data/queue"), is_left);
-	each_file(path_of("a-data/queue/tmp"), is_left);
+	in_drafts(is_left);
 	look_into_failed(scene);
 	if (world.told->killed && scene->seed == seed_elsewhere)
 		return; /* a copy may be left, in a folder that readers clean */
