@@ -6,33 +6,48 @@
 #define DRAFT_H
 
 #include <stdbool.h>
+#include <sys/types.h>
 
 /* A file that is written, and not yet in the queue, nor in a mailbox. */
 struct draft {
 	int fd;        /* -1: there is none */
 	int at;        /* the folder below queue/ where it has its name */
-	char name[32]; /* the message's */
+	char name[32]; /* a number, or the message's own */
+	off_t held;    /* octets of another message that it held, or 0 */
 };
 
 /* Where drafts lie; draft.c owns it. */
 struct drafts {
 	int tmp;    /* those that are shown: queue/tmp */
 	int groups; /* the others: queue/.groups, or -1; see draft_new() */
+	int spares; /* queue/.spares; see draft_again() */
+	unsigned first, safe, end; /* numbers of spares */
 };
 
 /* The folders in srv.drafts are open. */
 void draft_start(void);
 
-/* Make a draft, whose name begins with an id.  False: errno. */
+/* Make a draft, whose name begins with an id; draft_again(): or take one that
+ * has left the queue, to be written from its beginning.  False: errno. */
 bool draft_new(struct draft *d, const char *name);
+bool draft_again(struct draft *d, const char *name);
 
 /* It takes its time: who looks into queue/tmp shall find it under this name. */
 void draft_show(struct draft *d, const char *name);
+
+/* All `len` octets of it have been written.  False: errno. */
+bool draft_end(const struct draft *d, size_t len);
 
 /* Give it another name, somewhere.  False: errno. */
 bool draft_link(const struct draft *d, int at, const char *name);
 
 /* Close it; its own name goes, and those of draft_link() stay. */
 void draft_drop(struct draft *d);
+
+/* Take away a name in queue/.  False: errno.  draft_synced(): all of its file
+ * system has been synced, well or not; so the file may be taken again, or may
+ * never be. */
+bool draft_leave(const char *name);
+void draft_synced(bool ok);
 
 #endif

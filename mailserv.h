@@ -480,7 +480,7 @@ void spool_drop(struct msg *m);
 void spool_commit(void);
 
 /* The ids of the messages in a folder of the spool, pushed in order.  repair,
- * only at start: remove halves and drafts.  False: memory, errno. */
+ * only at start: remove halves, drafts and spares.  False: memory, errno. */
 bool spool_scan(int at, struct names *ids, bool repair);
 
 /* Open a file of the spool, made where there is none or else empty, to write it

@@ -143,7 +143,8 @@ spool_open(struct msg *m)
 
 	m->epoch = srv.spool.epoch;
 	file_name(name, m->id, ".msg");
-	if (!draft_new(&m->content, name)) {
+	/* In a mailbox it would stay: then it is no use to write over one. */
+	if (!(m->locals.n > 0 ? draft_new : draft_again)(&m->content, name)) {
 		m->error = errno; /* ENOENT: tmp was removed: restart us */
 		log_event(PART_QUEUE, m->id, "queue/tmp: %s", strerror(errno));
 	} else if (!buf_size(&m->out, WRITE_BUF))
@@ -186,6 +187,8 @@ spool_submit(struct msg *m)
 
 	if (m->error == 0)
 		write_gathered(m);
+	if (m->error == 0 && !draft_end(&m->content, m->size))
+		m->error = errno;
 	m->state = MSG_SUBMITTED;
 	m->next = NULL;
 	if (spool->commit == NULL)
@@ -258,10 +261,10 @@ write_envelope(struct msg *m)
 		put_envelope(f, &e, &m->remotes);
 	ok = ok && !ferror(f);
 	ok = f != NULL && fclose(f) == 0 && ok &&
-	    draft_new(&m->envelope, file_name(name, m->id, ".env"));
+	    draft_again(&m->envelope, file_name(name, m->id, ".env"));
 	if (ok)
 		write_all(m, m->envelope.fd, text, len);
-	if (m->error == 0 && !ok)
+	if (m->error == 0 && (!ok || !draft_end(&m->envelope, len)))
 		m->error = errno;
 	free(text);
 }
@@ -471,8 +474,7 @@ spool_remove(const char *id)
 	/* The envelope first: without it the content is an orphan that
 	 * recovery removes, and never a message.  Where it cannot go, it says
 	 * that it is over, so that nobody gets the message once more. */
-	if (unlinkat(srv.spool.dir, file_name(name, id, ".env"), 0) < 0 &&
-	    errno != ENOENT) {
+	if (!draft_leave(file_name(name, id, ".env")) && errno != ENOENT) {
 		log_event(PART_QUEUE, id,
 		    "not removed before the next start:"
 		    " %s",
@@ -480,7 +482,7 @@ spool_remove(const char *id)
 		spool_append(id, "over");
 		return;
 	}
-	unlinkat(srv.spool.dir, file_name(name, id, ".msg"), 0);
+	(void)draft_leave(file_name(name, id, ".msg"));
 }
 
 /* Who is to be in queue/failed: who lies there since an earlier call, then who
@@ -570,6 +572,16 @@ sync_all_at_once(size_t files)
 	return files >= SYNCFS_FROM && srv.spool.use_syncfs;
 }
 
+/* Sync all that there is on the file system of queue/.  False: errno. */
+static bool
+sync_everything(void)
+{
+	bool ok = syncfs(srv.spool.dir) == 0;
+
+	draft_synced(ok);
+	return ok;
+}
+
 /* Step 1, second half: those files are durable. */
 static void
 sync_contents(void)
@@ -580,7 +592,7 @@ sync_contents(void)
 	for (struct msg *m = srv.spool.commit; m != NULL; m = m->next)
 		files += m->error != 0 ? 0 : 1u + (m->envelope.fd >= 0);
 	if (sync_all_at_once(files))
-		ok = syncfs(srv.spool.dir) == 0;
+		ok = sync_everything();
 	for (struct msg *m = srv.spool.commit; m != NULL && ok; m = m->next) {
 		if (m->error != 0 || sync_all_at_once(files))
 			continue;
@@ -669,7 +681,7 @@ sync_names(void)
 	bool at_once = sync_all_at_once(folders) && srv.spool.one_fs;
 
 	if (at_once)
-		ok = syncfs(srv.spool.dir) == 0;
+		ok = sync_everything();
 	for (struct msg *m = srv.spool.commit; m != NULL && !at_once;
 	     m = m->next)
 		if (m->error == 0 && ok)
@@ -813,7 +825,9 @@ spool_start(const struct conf *conf)
 		return status;
 	drafts->groups = open_folder(spool->dir, ".groups");
 	draft_start();
-	drafts->tmp = open_folder(spool->dir, "tmp");
+	drafts->spares = open_folder(spool->dir, ".spares");
+	if (drafts->spares >= 0)
+		drafts->tmp = open_folder(spool->dir, "tmp");
 	if (drafts->tmp >= 0)
 		spool->failed = open_folder(spool->dir, "failed");
 	/* Power loss must not take a folder away with what lies in it: they
@@ -856,7 +870,8 @@ empty_folder(int at, const char *name)
 		closedir(dir);
 }
 
-/* Drafts were never answered 250. */
+/* Drafts were never answered 250, and nobody knows any more which spares are
+ * safe. */
 static void
 empty_drafts(void)
 {
@@ -864,6 +879,7 @@ empty_drafts(void)
 	int dir = srv.spool.dir;
 
 	empty_folder(dir, "tmp");
+	empty_folder(dir, ".spares");
 	for (unsigned i = 0; i < 256; i++) {
 		snprintf(folder, sizeof(folder), ".groups/%02x", i);
 		empty_folder(dir, folder);

@@ -109,6 +109,19 @@ unlinkat(int at, const char *name, int flags)
 	return (int)syscall(SYS_unlinkat, at, name, flags);
 }
 
+/* What leaves the queue goes to the spares, or, where it cannot, for good. */
+int
+renameat(int from, const char *old, int to, const char *new)
+{
+	if (to == srv.drafts.spares && unlink_fails != 0) {
+		errno = unlink_fails;
+		return -1;
+	}
+	if (to == srv.drafts.spares)
+		write_down(removed, letter_of(old));
+	return (int)syscall(SYS_renameat, from, old, to, new);
+}
+
 static bool for_a_moment; /* a limit on files is lifted by what it stops */
 
 /* In such a moment there is room again before the last line comes. */
@@ -218,6 +231,7 @@ end(void)
 	close(srv.drafts.groups);
 	close(srv.spool.dir);
 	close(srv.drafts.tmp);
+	close(srv.drafts.spares);
 	close(srv.spool.failed);
 	close(srv.spool.lock);
 	conf_free(conf);
@@ -248,7 +262,7 @@ count(const char *folder, const char *except, char *last)
 static size_t
 in_queue(void)
 {
-	return count("mailserv-data/queue", "tmp failed lock .groups", NULL);
+	return count("mailserv-data/queue", "tmp failed lock .groups .spares", NULL);
 }
 
 /* Drafts: shown, or in a folder of their second. */
@@ -264,6 +278,12 @@ in_drafts(void)
 		n += count(folder, "", NULL);
 	}
 	return n;
+}
+
+static size_t
+in_spares(void)
+{
+	return count("mailserv-data/queue/.spares", "", NULL);
 }
 
 static size_t
@@ -621,7 +641,7 @@ other_start(const char *data_dir, const char **said)
 	struct drafts drafts = srv.drafts;
 
 	srv.spool = (struct spool){ .dir = -1 };
-	srv.drafts = (struct drafts){ .tmp = -1 };
+	srv.drafts = (struct drafts){ .spares = -1 };
 	conf->data_dir = theirs;
 	log_level = 0;
 	test_capture(STDERR_FILENO);
@@ -633,6 +653,7 @@ other_start(const char *data_dir, const char **said)
 	close(srv.drafts.groups);
 	close(srv.spool.dir);
 	close(srv.drafts.tmp);
+	close(srv.drafts.spares);
 	close(srv.spool.failed);
 	close(srv.spool.lock);
 	srv.spool = spool;
@@ -734,6 +755,224 @@ START_TEST(not_shown)
 	ck_assert_str_eq(mail_of("alice"), "Return-Path: <a@far.test>\nx\n");
 	spool_drop(m);
 	ck_assert_uint_eq(in_drafts(), 0);
+}
+END_TEST
+
+/* ---- spares -------------------------------------------------------------- */
+
+/* The number of a file of the queue. */
+static ino_t
+inode_of(const char *id, const char *ending)
+{
+	struct stat st;
+	char name[ID_LEN + 5];
+
+	snprintf(name, sizeof(name), "%s.%s", id, ending);
+	ck_assert_int_eq(fstatat(srv.spool.dir, name, &st, 0), 0);
+	ck_assert_uint_eq(st.st_nlink, 1);
+	return st.st_ino;
+}
+
+/* A message to be passed on is committed, and one for carol: three files, so
+ * that everything is synced at once.  Its id. */
+static void
+pass_on(const char *content, char id[ID_LEN + 1])
+{
+	struct msg *other = message("carol@here.test", "x\n");
+	struct msg *m = message("x@far.test", content);
+
+	snprintf(id, ID_LEN + 1, "%s", m->id);
+	spool_submit(other);
+	ck_assert_int_eq(commit(m), MSG_COMMITTED);
+	spool_drop(m);
+	spool_drop(other);
+	ck_assert_uint_eq(in_drafts(), 0);
+}
+
+/* What has left is written over: only after a sync that saw it leave, and so
+ * that nothing of it is left. */
+START_TEST(spares_are_written_over)
+{
+	char id[4][ID_LEN + 1], want[64];
+	struct envelope e;
+
+	pass_on("a long message\n", id[0]);
+	ino_t content = inode_of(id[0], "msg"), envelope = inode_of(id[0], "env");
+
+	spool_append(id[0], "try 1 1 1700000000 a long line");
+	spool_remove(id[0]);
+	ck_assert_uint_eq(in_queue(), 0);
+	ck_assert_uint_eq(in_spares(), 2);
+	pass_on("new files\n", id[1]); /* no sync had seen it */
+	ck_assert_uint_eq(in_spares(), 2);
+	ck_assert_uint_ne(inode_of(id[1], "msg"), content);
+	ck_assert_uint_ne(inode_of(id[1], "env"), envelope);
+	pass_on("short\n", id[2]);
+	ck_assert_uint_eq(in_spares(), 0);
+	/* The envelope left first, and so it is taken first. */
+	ck_assert_uint_eq(inode_of(id[2], "msg"), envelope);
+	ck_assert_uint_eq(inode_of(id[2], "env"), content);
+	snprintf(want, sizeof(want), "Return-Path: <a@far.test>\nshort\n");
+	ck_assert_str_eq(spool_file("queue", id[2], "msg"), want);
+	ck_assert(spool_read(srv.spool.dir, id[2], &e));
+	ck_assert_uint_eq(e.n, 1);
+	ck_assert_uint_eq(e.octets, strlen(want));
+	ck_assert_int_eq(e.rcpts[0].state, RCPT_WAITING);
+	ck_assert_uint_eq(e.rcpts[0].tries, 0);
+	spool_forget(&e);
+	spool_remove(id[1]);
+	pass_on("x\n", id[3]);
+	/* Mail for a mailbox stays there: it is a new file. */
+	struct msg *m = message("alice@here.test", "y\n");
+
+	ck_assert_int_ne(m->content.at, srv.drafts.spares);
+	ck_assert_uint_eq(in_spares(), 2);
+	spool_drop(m);
+	/* A client who leaves takes it along. */
+	m = message("x@far.test", "lost");
+	ck_assert_int_eq(m->content.at, srv.drafts.spares);
+	spool_show(m);
+	ck_assert_uint_eq(count("mailserv-data/queue/tmp", "", NULL), 1);
+	spool_drop(m);
+	ck_assert_uint_eq(in_spares(), 1);
+	ck_assert_uint_eq(in_drafts(), 0);
+}
+END_TEST
+
+/* Only the sync of everything sees them leave: a name in a mailbox may have
+ * gone, too. */
+START_TEST(spares_and_few_files)
+{
+	char id[ID_LEN + 1];
+	struct msg *m;
+
+	pass_on("x\n", id);
+	spool_remove(id);
+	for (int i = 0; i < 3; i++) {
+		m = message("x@far.test", "alone\n");
+		ck_assert_int_ne(m->content.at, srv.drafts.spares);
+		disk(0);
+		ck_assert_int_eq(commit(m), MSG_COMMITTED);
+		ck_assert_str_eq(calls, "FFMEF");
+		spool_drop(m);
+	}
+	pass_on("x\n", id);
+	m = message("x@far.test", "alone\n");
+	ck_assert_int_eq(m->content.at, srv.drafts.spares);
+	spool_drop(m);
+}
+END_TEST
+
+/* Where a sync has failed, none may ever see what left before it. */
+START_TEST(spares_after_a_sync_that_failed)
+{
+	char id[ID_LEN + 1];
+	struct msg *m[3];
+
+	for (int n = 1; n <= 8; n += 7) { /* SMEMEMES: one S, and the other */
+		pass_on("x\n", id);
+		spool_remove(id);
+		unsigned end = srv.drafts.end;
+
+		for (size_t i = 0; i < NELEM(m); i++) {
+			m[i] = message("x@far.test", "refused\n");
+			spool_submit(m[i]);
+		}
+		disk(n);
+		spool_commit();
+		disk(0);
+		for (size_t i = 0; i < NELEM(m); i++) {
+			ck_assert_int_eq(m[i]->state, MSG_REFUSED);
+			spool_drop(m[i]);
+		}
+		ck_assert_uint_ge(srv.drafts.first, end);
+		ck_assert_uint_eq(srv.drafts.first, srv.drafts.end);
+		ck_assert_uint_eq(in_drafts() + in_queue(), 0);
+	}
+}
+END_TEST
+
+/* A spare that got another name, or is none any more, is left alone. */
+START_TEST(spares_of_others)
+{
+	char id[4][ID_LEN + 1], path[96];
+
+	for (size_t i = 0; i < 2; i++)
+		pass_on("of somebody\n", id[i]);
+	for (size_t i = 0; i < 2; i++)
+		spool_remove(id[i]); /* 0, 1; 2, 3 */
+	snprintf(path, sizeof(path), "mailserv-data/queue/.spares/1");
+	ck_assert_int_eq(link(test_path(path), test_path("backup")), 0);
+	path[strlen(path) - 1] = '0';
+	ck_assert_int_eq(unlink(test_path(path)), 0);
+	path[strlen(path) - 1] = '2';
+	ck_assert_int_eq(unlink(test_path(path)), 0);
+	ck_assert_int_eq(mkfifo(test_path(path), 0600), 0);
+	pass_on("x\n", id[2]);
+	pass_on("y\n", id[3]); /* 3, and a new one */
+	ck_assert_uint_eq(in_spares(), 0);
+	ck_assert_str_eq(test_read("backup"),
+	    "Return-Path: <a@far.test>\nof somebody\n");
+	ck_assert_str_eq(spool_file("queue", id[3], "msg"),
+	    "Return-Path: <a@far.test>\ny\n");
+	/* Nor is content kept that lies in a mailbox, too. */
+	struct msg *m = message("alice@here.test x@far.test", "both\n");
+
+	snprintf(id[0], sizeof(id[0]), "%s", m->id);
+	ck_assert_int_eq(commit(m), MSG_COMMITTED);
+	spool_drop(m);
+	spool_remove(id[0]);
+	ck_assert_uint_eq(in_spares(), 1); /* the envelope */
+}
+END_TEST
+
+/* So many, and none larger than that. */
+START_TEST(limits_of_spares)
+{
+	enum { MANY = 1000, LARGE = 65536 };
+	char id[ID_LEN + 1], name[ID_LEN + 5], *text = calloc(1, LARGE + 2);
+	size_t head = strlen("Return-Path: <a@far.test>\n");
+
+	memset(text, 'x', LARGE + 1);
+	text[LARGE - head] = '\0';
+	pass_on(text, id);
+	spool_remove(id);
+	ck_assert_uint_eq(in_spares(), 2);
+	text[LARGE - head] = 'x';
+	text[LARGE - head + 1] = '\0';
+	pass_on(text, id);
+	spool_remove(id);
+	ck_assert_uint_eq(in_spares(), 1 + 2); /* one was taken */
+	free(text);
+	for (int i = 3; i < MANY + 2; i++) {
+		snprintf(name, sizeof(name), "%016x.msg", i);
+		close(openat(srv.spool.dir, name, O_CREAT | O_WRONLY, 0600));
+		name[ID_LEN] = '\0';
+		spool_remove(name);
+		ck_assert_uint_eq(in_spares(),
+		    (size_t)(i < MANY ? i + 1 : MANY));
+	}
+	ck_assert_uint_eq(in_queue(), 0);
+}
+END_TEST
+
+/* At a start nobody knows which are safe; nor is a draft a message. */
+START_TEST(start_without_spares)
+{
+	struct names ids = { .exact = true };
+
+	test_write("mailserv-data/queue/.spares/7", "x");
+	test_write("mailserv-data/queue/tmp/0123456789abcdef.msg", "x");
+	mkdir(test_path("mailserv-data/queue/.groups/00"), 0700);
+	mkdir(test_path("mailserv-data/queue/.groups/ff"), 0700);
+	test_write("mailserv-data/queue/.groups/00/0123456789abcdef.msg", "x");
+	test_write("mailserv-data/queue/.groups/ff/0123456789abcdef.env", "x");
+	ck_assert(spool_scan(srv.spool.dir, &ids, false));
+	ck_assert_uint_eq(in_drafts(), 3);
+	ck_assert(spool_scan(srv.spool.dir, &ids, true));
+	ck_assert_uint_eq(ids.n, 0);
+	ck_assert_uint_eq(in_drafts() + in_spares(), 0);
+	names_free(&ids);
 }
 END_TEST
 
@@ -1917,6 +2156,12 @@ static const struct {
 	{ "way in", &new_file, 0 },
 	{ "way in", &new_file_without_groups, 0 },
 	{ "way in", &not_shown, 0 },
+	{ "spares", &spares_are_written_over, 0 },
+	{ "spares", &spares_and_few_files, 0 },
+	{ "spares", &spares_after_a_sync_that_failed, 0 },
+	{ "spares", &spares_of_others, 0 },
+	{ "spares", &limits_of_spares, 0 },
+	{ "spares", &start_without_spares, 0 },
 	{ "way in", &dropped_before_the_commit, 0 },
 	{ "commit", &commit_of_each_kind, (int)NELEM(kinds) },
 	{ "commit", &envelope_text, 0 },
