@@ -318,6 +318,7 @@ struct spool {
 	bool one_fs;           /* queue/ and mail/ are on one file system */
 	unsigned epoch;        /* grows with every sync that failed */
 	uint64_t last_id;      /* ids only grow */
+	size_t pieces;         /* messages that have a large buffer */
 	struct msg *commit, *commit_tail; /* submitted, oldest first */
 };
 

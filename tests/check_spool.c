@@ -740,6 +740,45 @@ START_TEST(new_file_without_groups)
 }
 END_TEST
 
+/* So many large buffers, and no more; who has one gives it back. */
+START_TEST(large_content)
+{
+	enum { PIECES = 32, PIECE_SIZE = 262144, LARGE = 600000 };
+	struct msg *m[PIECES + 1];
+	char *text = calloc(1, LARGE + 1), *mail = calloc(1, LARGE + 2);
+	size_t head = strlen("Return-Path: <a@far.test>\n");
+
+	for (size_t i = 0; i < LARGE; i++)
+		text[i] = i % 77 == 76 ? '\n' : (char)('a' + i / 77 % 26);
+	for (size_t i = 0; i < NELEM(m); i++) {
+		m[i] = message("alice@here.test", "");
+		ck_assert_uint_lt(m[i]->out.cap, LARGE_BUF);
+		spool_write(m[i], text, 9000);
+		ck_assert_uint_eq(m[i]->out.cap,
+		    i < PIECES ? PIECE_SIZE : LARGE_BUF);
+	}
+	for (size_t i = 9000; i < LARGE; i += 500)
+		for (size_t k = 0; k < NELEM(m); k += PIECES)
+			spool_write(m[k], text + i, 500);
+	spool_drop(m[1]);
+	m[1] = message("alice@here.test", "");
+	spool_write(m[1], text, 9000);
+	ck_assert_uint_eq(m[1]->out.cap, PIECE_SIZE);
+	for (size_t k = 0; k < NELEM(m); k++) {
+		if (k % PIECES == 0) {
+			ck_assert_int_eq(commit(m[k]), MSG_COMMITTED);
+			ck_assert_int_eq(pread(m[k]->content.fd, mail, LARGE + 1,
+			    (off_t)head), LARGE);
+			ck_assert_str_eq(mail, text);
+		}
+		spool_drop(m[k]);
+	}
+	ck_assert_uint_eq(srv.spool.pieces, 0);
+	free(mail);
+	free(text);
+}
+END_TEST
+
 /* Where it cannot be shown, it is not: the message is as good. */
 START_TEST(not_shown)
 {
@@ -2156,6 +2195,7 @@ static const struct {
 	{ "way in", &new_file, 0 },
 	{ "way in", &new_file_without_groups, 0 },
 	{ "way in", &not_shown, 0 },
+	{ "way in", &large_content, 0 },
 	{ "spares", &spares_are_written_over, 0 },
 	{ "spares", &spares_and_few_files, 0 },
 	{ "spares", &spares_after_a_sync_that_failed, 0 },
