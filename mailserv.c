@@ -247,10 +247,11 @@ end_turn(void)
 }
 
 /*
- * Is it worth to let the commit wait for one more turn?  While a client is
- * heard that has not sent its last dot, the next turn may bring that too, for
- * the same two syncs.  20 sessions: 18 messages a commit where it was 5, and
- * XXX a second where it was YYY.  A client alone does not wait.
+ * Is it worth to let the commit wait for one more turn?  While clients come, or
+ * are heard that have not sent their last dot, the next turn may bring that
+ * too, for the same two syncs; server_turn() gives them a millisecond.  15,000
+ * messages of 20 sessions, a connection for each: 2,300 syncs, where it was
+ * 6,500.  A client alone does not wait.
  */
 static bool
 commit_waits(void)
@@ -270,7 +271,7 @@ static void
 server_turn(msec until)
 {
 	/* The only call that waits for a peer. */
-	net_wait(srv.held != 0 ? srv.now : until);
+	net_wait(srv.held != 0 ? srv.now + 1 : until);
 
 	dns_serve();
 	smtp_serve();

@@ -1066,6 +1066,7 @@ smtp_greet(struct smtp *s)
 	s->conf->refs++;
 	s->c.deadline = srv.now + s->conf->timeout_smtp;
 	log_conn(&s->c, "connect peer=%s", s->c.peer_text);
+	srv.smtp_heard = true;
 	smtp_asked(s);
 	enum verdict verdict = play_fault(s, "connect");
 

@@ -1591,6 +1591,29 @@ END_TEST
 
 /* ---- the commit ---------------------------------------------------------- */
 
+/* For whom may a commit wait?  For who has come, or has said something that is
+ * not the end of a message. */
+START_TEST(who_is_heard)
+{
+	srv.smtp_heard = false;
+	int fd = client();
+
+	hear(fd, NULL);
+	ck_assert(srv.smtp_heard);
+	srv.smtp_heard = false;
+	hear(fd, NULL);
+	ck_assert(!srv.smtp_heard);
+	say(fd, "EHLO client.test", "250 ");
+	ck_assert(srv.smtp_heard);
+	say(fd, "MAIL FROM:<>\r\nRCPT TO:<alice@localhost>\r\nDATA",
+	    "250|250|354");
+	srv.smtp_heard = false;
+	say(fd, "a\r\n.", "250");
+	ck_assert(!srv.smtp_heard);
+	close(fd);
+}
+END_TEST
+
 /* A message that does not come at once is shown. */
 START_TEST(shown_while_it_comes)
 {
@@ -2269,6 +2292,7 @@ add_content(Suite *suite)
 	tcase_add_test(tc, rfc5321_4_4_received);
 	tcase_add_test(tc, rfc5321_4_4_lines_of_others);
 	tcase_add_test(tc, rfc5321_4_4_received_ipv6);
+	tcase_add_test(tc, who_is_heard);
 	tcase_add_test(tc, shown_while_it_comes);
 	tcase_add_test(tc, rfc5321_4_2_5_the_disk_refuses);
 	tcase_add_test(tc, rfc5321_4_1_1_4_many_in_one_commit);
