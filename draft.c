@@ -6,15 +6,16 @@
  *	becomes of them when it has left the queue.  Two tricks live here, so
  *	that spool.c need not know of them.
  * Call it in this order
- *	draft_start(); for each file draft_new() or draft_again(), perhaps
- *	draft_show(), draft_end(), draft_link(), draft_drop().
- * A typical sequence, with break draft_again in gdb
- *	do_data -> spool_open -> draft_again ... spool_commit -> write_envelope
- *	-> draft_again;  turns later job_over -> spool_remove -> draft_leave
+ *	draft_start(); for each file draft_new() or draft_reuse(), perhaps
+ *	draft_show(), draft_end(), draft_link(), draft_drop(); when its message
+ *	is done draft_leave(), and after each sync of everything draft_synced().
+ * A typical sequence, with break draft_reuse in gdb
+ *	do_data -> spool_open -> draft_reuse ... spool_commit -> write_envelope
+ *	-> draft_reuse;  turns later job_over -> spool_remove -> draft_leave
  * Always true
- *	A draft has one name, below queue/ but not in it, until it is linked.
- *	No octet of a file changes while a power loss could bring back a name
- *	that it had in queue/, nor while it has another name.
+ *	Until it is linked, a draft has one name, in a folder of queue/.
+ *	No octet of a file changes while somebody has it open, or it has any
+ *	other name, or a power loss could bring one back that it had.
  * What it does not do
  *	Take files that POP3 has removed.  Exercise: what would they need?
  */
@@ -98,6 +99,7 @@ draft_show(struct draft *d, const char *name)
 	if (d->fd < 0 || d->at == tmp ||
 	    renameat(d->at, d->name, tmp, name) < 0)
 		return;
+	(void)draft_end(d, (size_t)lseek(d->fd, 0, SEEK_CUR));
 	d->at = tmp;
 	snprintf(d->name, sizeof(d->name), "%s", name);
 }
@@ -139,25 +141,28 @@ take_spare(struct draft *d)
 	struct drafts *drafts = &srv.drafts;
 	struct stat st;
 
-	while (drafts->first != drafts->safe) {
-		d->at = drafts->spares;
-		snprintf(d->name, sizeof(d->name), "%u", drafts->first++);
-		d->fd = openat(d->at, d->name, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
-		/* It may have been given a name again: in a backup. */
-		if (d->fd >= 0 && fstat(d->fd, &st) == 0 &&
-		    S_ISREG(st.st_mode) && st.st_nlink == 1) {
-			d->held = st.st_size;
-			return true;
-		}
-		if (d->fd >= 0)
-			close(d->fd);
-		unlinkat(d->at, d->name, 0);
+	if (drafts->first == drafts->safe)
+		return false;
+	d->at = drafts->spares;
+	snprintf(d->name, sizeof(d->name), "%u", drafts->first++);
+	d->fd = openat(d->at, d->name, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+	/* A backup may have given it a name again.  And who has it open, an
+	 * owner who retrieves it, or cat(1), would read on in what we write:
+	 * a lease is granted only where nobody has. */
+	if (d->fd >= 0 && fstat(d->fd, &st) == 0 && S_ISREG(st.st_mode) &&
+	    st.st_nlink == 1 && fcntl(d->fd, F_SETLEASE, F_WRLCK) == 0 &&
+	    fcntl(d->fd, F_SETLEASE, F_UNLCK) == 0) {
+		d->held = st.st_size;
+		return true;
 	}
+	if (d->fd >= 0)
+		close(d->fd);
+	unlinkat(d->at, d->name, 0);
 	return false;
 }
 
 bool
-draft_again(struct draft *d, const char *name)
+draft_reuse(struct draft *d, const char *name)
 {
 	return take_spare(d) || draft_new(d, name);
 }
@@ -186,14 +191,16 @@ draft_leave(const char *name)
 	return true;
 }
 
-/* Where a sync has failed, none will see what it should have seen: those are
- * left where they lie. */
+/* Where a sync has failed, none may ever see what it should have seen. */
 void
 draft_synced(bool ok)
 {
+	char spare[16];
 	struct drafts *drafts = &srv.drafts;
 
 	drafts->safe = drafts->end;
-	if (!ok)
-		drafts->first = drafts->end;
+	while (!ok && drafts->first != drafts->end) {
+		snprintf(spare, sizeof(spare), "%u", drafts->first++);
+		unlinkat(drafts->spares, spare, 0);
+	}
 }

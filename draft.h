@@ -20,17 +20,17 @@ struct draft {
 struct drafts {
 	int tmp;    /* those that are shown: queue/tmp */
 	int groups; /* the others: queue/.groups, or -1; see draft_new() */
-	int spares; /* queue/.spares; see draft_again() */
-	unsigned first, safe, end; /* numbers of spares */
+	int spares; /* queue/.spares; see draft_reuse() */
+	unsigned first, safe, end; /* numbers of spares: see take_spare() */
 };
 
 /* The folders in srv.drafts are open. */
 void draft_start(void);
 
-/* Make a draft, whose name begins with an id; draft_again(): or take one that
+/* Make a draft, whose name begins with an id; draft_reuse(): or take one that
  * has left the queue, to be written from its beginning.  False: errno. */
 bool draft_new(struct draft *d, const char *name);
-bool draft_again(struct draft *d, const char *name);
+bool draft_reuse(struct draft *d, const char *name);
 
 /* It takes its time: who looks into queue/tmp shall find it under this name. */
 void draft_show(struct draft *d, const char *name);
@@ -44,9 +44,10 @@ bool draft_link(const struct draft *d, int at, const char *name);
 /* Close it; its own name goes, and those of draft_link() stay. */
 void draft_drop(struct draft *d);
 
-/* Take away a name in queue/.  False: errno.  draft_synced(): all of its file
- * system has been synced, well or not; so the file may be taken again, or may
- * never be. */
+/* draft_leave(): take a name out of queue/; its file may become a spare.
+ * False: errno.  draft_synced(): after each sync of all of the file system, ok:
+ * the spares there are may be written over; and after each that failed: they
+ * never may. */
 bool draft_leave(const char *name);
 void draft_synced(bool ok);
 

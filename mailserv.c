@@ -208,6 +208,7 @@ catch_signals(void)
 		sigaction(caught[i], &action, NULL);
 	}
 	sigprocmask(SIG_BLOCK, &mask, NULL);
+	signal(SIGIO, SIG_IGN);   /* of a lease: see take_spare() */
 	signal(SIGPIPE, SIG_IGN); /* a lost log must not end the server, */
 	signal(SIGXFSZ, SIG_IGN); /* nor a limit on files: EFBIG tells */
 }

@@ -2,9 +2,8 @@
  * spool.c -- messages on disk: the way in, the commit, envelopes.
  *
  * What this is
- *	Everything that writes below queue/: a message from its first octet to
- *	the 250, what its envelope says, and how both leave again, also by hand
- *	(-q and -d).
+ *	All messages below queue/: from the first octet to the 250, what an
+ *	envelope says, and how both leave again, also by hand (-q and -d).
  * Call it in this order
  *	spool_start(); for each message spool_begin(), place_add(),
  *	spool_open(), spool_write(), spool_submit(); at the end of the turn
@@ -150,8 +149,8 @@ spool_open(struct msg *m)
 
 	m->epoch = srv.spool.epoch;
 	file_name(name, m->id, ".msg");
-	/* In a mailbox it would stay: then it is no use to write over one. */
-	if (!(m->locals.n > 0 ? draft_new : draft_again)(&m->content, name)) {
+	/* In a mailbox it stays: a spare is better used for what leaves. */
+	if (!(m->locals.n > 0 ? draft_new : draft_reuse)(&m->content, name)) {
 		m->error = errno; /* ENOENT: tmp was removed: restart us */
 		log_event(PART_QUEUE, m->id, "queue/tmp: %s", strerror(errno));
 	} else if (!buf_size(&m->out, WRITE_BUF))
@@ -273,7 +272,7 @@ write_envelope(struct msg *m)
 		put_envelope(f, &e, &m->remotes);
 	ok = ok && !ferror(f);
 	ok = f != NULL && fclose(f) == 0 && ok &&
-	    draft_again(&m->envelope, file_name(name, m->id, ".env"));
+	    draft_reuse(&m->envelope, file_name(name, m->id, ".env"));
 	if (ok)
 		write_all(m, m->envelope.fd, text, len);
 	if (m->error == 0 && (!ok || !draft_end(&m->envelope, len)))
@@ -556,6 +555,7 @@ sync_failed(void)
 	int why = errno;
 
 	srv.spool.epoch++;
+	draft_synced(false);
 	log_event(PART_QUEUE, "-", "sync failed: %s", strerror(why));
 	for (struct msg *m = srv.spool.commit; m != NULL; m = m->next)
 		if (m->error == 0)
@@ -588,10 +588,10 @@ sync_all_at_once(size_t files)
 static bool
 sync_everything(void)
 {
-	bool ok = syncfs(srv.spool.dir) == 0;
-
-	draft_synced(ok);
-	return ok;
+	if (syncfs(srv.spool.dir) < 0)
+		return false;
+	draft_synced(true);
+	return true;
 }
 
 /* Step 1, second half: those files are durable. */

@@ -902,32 +902,83 @@ START_TEST(spares_and_few_files)
 }
 END_TEST
 
-/* Where a sync has failed, none may ever see what left before it. */
+/* Where any sync has failed, none may ever see what left before it. */
 START_TEST(spares_after_a_sync_that_failed)
 {
+	static const struct {
+		size_t messages;
+		int fails;
+	} cases[] = {
+		{ 1, 1 }, { 1, 5 }, /* FFMEF */
+		{ 3, 1 }, { 3, 8 }, /* SMEMEMES */
+	};
 	char id[ID_LEN + 1];
 	struct msg *m[3];
 
-	for (int n = 1; n <= 8; n += 7) { /* SMEMEMES: one S, and the other */
+	for (size_t k = 0; k < NELEM(cases); k++) {
+		size_t n = cases[k].messages;
+
 		pass_on("x\n", id);
 		spool_remove(id);
-		unsigned end = srv.drafts.end;
-
-		for (size_t i = 0; i < NELEM(m); i++) {
+		for (size_t i = 0; i < n; i++) {
 			m[i] = message("x@far.test", "refused\n");
 			spool_submit(m[i]);
 		}
-		disk(n);
+		disk(cases[k].fails);
 		spool_commit();
 		disk(0);
-		for (size_t i = 0; i < NELEM(m); i++) {
+		for (size_t i = 0; i < n; i++) {
 			ck_assert_int_eq(m[i]->state, MSG_REFUSED);
 			spool_drop(m[i]);
 		}
-		ck_assert_uint_ge(srv.drafts.first, end);
 		ck_assert_uint_eq(srv.drafts.first, srv.drafts.end);
-		ck_assert_uint_eq(in_drafts() + in_queue(), 0);
+		ck_assert_uint_eq(in_drafts() + in_queue() + in_spares(), 0);
 	}
+}
+END_TEST
+
+/* Who has it open, our own POP3 or cat(1), reads to the end what it was. */
+START_TEST(spares_that_are_read)
+{
+	char id[2][ID_LEN + 1], text[64] = "";
+
+	pass_on("of alice\n", id[0]);
+	int msg = spool_content(id[0]);
+	int env = openat(srv.spool.dir, strcat(strcpy(text, id[0]), ".env"),
+	    O_RDONLY);
+
+	spool_remove(id[0]);
+	pass_on("x\n", id[1]); /* its syncs see it leave */
+	ck_assert_uint_eq(in_spares(), 2);
+	pass_on("of bob, longer\n", id[1]);
+	ck_assert_uint_eq(in_spares(), 0);
+	ck_assert_int_ge(pread(msg, text, sizeof(text) - 1, 0), 0);
+	ck_assert_str_eq(text, "Return-Path: <a@far.test>\nof alice\n");
+	ck_assert_int_ge(pread(env, text, 8, 0), 8);
+	ck_assert_int_eq(strncmp(text, "arrived ", 8), 0);
+	close(msg);
+	close(env);
+}
+END_TEST
+
+/* What is shown holds nothing of another's. */
+START_TEST(spares_that_are_shown)
+{
+	char id[ID_LEN + 1], path[96];
+	struct msg *m;
+
+	pass_on("of alice, and long\n", id);
+	spool_remove(id);
+	pass_on("x\n", id);
+	m = message("x@far.test", "of bob\n");
+	ck_assert_int_eq(m->content.at, srv.drafts.spares);
+	spool_show(m);
+	snprintf(path, sizeof(path), "mailserv-data/queue/tmp/%s.msg", m->id);
+	ck_assert_str_eq(test_read(path), "");
+	ck_assert_int_eq(commit(m), MSG_COMMITTED);
+	ck_assert_str_eq(spool_file("queue", m->id, "msg"),
+	    "Return-Path: <a@far.test>\nof bob\n");
+	spool_drop(m);
 }
 END_TEST
 
@@ -948,7 +999,8 @@ START_TEST(spares_of_others)
 	ck_assert_int_eq(unlink(test_path(path)), 0);
 	ck_assert_int_eq(mkfifo(test_path(path), 0600), 0);
 	pass_on("x\n", id[2]);
-	pass_on("y\n", id[3]); /* 3, and a new one */
+	pass_on("y\n", id[0]);
+	pass_on("y\n", id[3]);
 	ck_assert_uint_eq(in_spares(), 0);
 	ck_assert_str_eq(test_read("backup"),
 	    "Return-Path: <a@far.test>\nof somebody\n");
@@ -2199,6 +2251,8 @@ static const struct {
 	{ "spares", &spares_are_written_over, 0 },
 	{ "spares", &spares_and_few_files, 0 },
 	{ "spares", &spares_after_a_sync_that_failed, 0 },
+	{ "spares", &spares_that_are_read, 0 },
+	{ "spares", &spares_that_are_shown, 0 },
 	{ "spares", &spares_of_others, 0 },
 	{ "spares", &limits_of_spares, 0 },
 	{ "spares", &start_without_spares, 0 },
