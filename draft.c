@@ -8,7 +8,7 @@
  * Call it in this order
  *	draft_start(); for each file draft_new() or draft_reuse(), perhaps
  *	draft_show(), draft_end(), draft_link(), draft_drop(); when its message
- *	is done draft_leave(), and after each sync of everything draft_synced().
+ *	is done draft_leave(); after syncs draft_synced() or draft_forget().
  * A typical sequence, with break draft_reuse in gdb
  *	do_data -> spool_open -> draft_reuse ... spool_commit -> write_envelope
  *	-> draft_reuse;  turns later job_over -> spool_remove -> draft_leave
@@ -182,7 +182,8 @@ draft_leave(const char *name)
 	struct drafts *drafts = &srv.drafts;
 
 	snprintf(spare, sizeof(spare), "%u", drafts->end);
-	if (drafts->end - drafts->first == SPARES_MAX ||
+	if (!srv.spool.use_syncfs ||
+	    drafts->end - drafts->first == SPARES_MAX ||
 	    fstatat(queue, name, &st, AT_SYMLINK_NOFOLLOW) < 0 ||
 	    st.st_nlink > 1 || st.st_size > SPARE_SIZE ||
 	    renameat(queue, name, drafts->spares, spare) < 0)
@@ -191,16 +192,27 @@ draft_leave(const char *name)
 	return true;
 }
 
-/* Where a sync has failed, none may ever see what it should have seen. */
+bool
+draft_unsynced(void)
+{
+	return srv.drafts.end - srv.drafts.safe >= SPARES_MAX / 10;
+}
+
 void
-draft_synced(bool ok)
+draft_synced(void)
+{
+	srv.drafts.safe = srv.drafts.end;
+}
+
+void
+draft_forget(void)
 {
 	char spare[16];
 	struct drafts *drafts = &srv.drafts;
 
-	drafts->safe = drafts->end;
-	while (!ok && drafts->first != drafts->end) {
-		snprintf(spare, sizeof(spare), "%u", drafts->first++);
+	for (; drafts->first != drafts->end; drafts->first++) {
+		snprintf(spare, sizeof(spare), "%u", drafts->first);
 		unlinkat(drafts->spares, spare, 0);
 	}
+	drafts->safe = drafts->end;
 }

@@ -44,11 +44,15 @@ bool draft_link(const struct draft *d, int at, const char *name);
 /* Close it; its own name goes, and those of draft_link() stay. */
 void draft_drop(struct draft *d);
 
-/* draft_leave(): take a name out of queue/; its file may become a spare.
- * False: errno.  draft_synced(): after each sync of all of the file system, ok:
- * the spares there are may be written over; and after each that failed: they
- * never may. */
+/* Take a name out of queue/; its file may become a spare.  False: errno. */
 bool draft_leave(const char *name);
-void draft_synced(bool ok);
+
+/* Of the spares.  draft_synced(): all of the file system has been synced, and
+ * they may be written over; it is time for that when draft_unsynced().
+ * draft_forget(): a sync has failed, so that they never may, or the disk is
+ * full: they go. */
+bool draft_unsynced(void);
+void draft_synced(void);
+void draft_forget(void);
 
 #endif

@@ -555,7 +555,7 @@ sync_failed(void)
 	int why = errno;
 
 	srv.spool.epoch++;
-	draft_synced(false);
+	draft_forget();
 	log_event(PART_QUEUE, "-", "sync failed: %s", strerror(why));
 	for (struct msg *m = srv.spool.commit; m != NULL; m = m->next)
 		if (m->error == 0)
@@ -575,13 +575,14 @@ prepare(struct msg *m)
 		write_envelope(m);
 }
 
-/* Is one syncfs() cheaper than this many fsync()s?  Below three it costs
- * more, because it also writes other programs' data.  It has told of errors
- * only since Linux 5.8. */
+/* Is one syncfs() better than this many fsync()s?  Below three it costs more,
+ * because it also writes other programs' data; but now and then spares need it.
+ * It has told of errors only since Linux 5.8. */
 static bool
 sync_all_at_once(size_t files)
 {
-	return files >= SYNCFS_FROM && srv.spool.use_syncfs;
+	return srv.spool.use_syncfs &&
+	    (files >= SYNCFS_FROM || (files > 0 && draft_unsynced()));
 }
 
 /* Sync all that there is on the file system of queue/.  False: errno. */
@@ -590,7 +591,7 @@ sync_everything(void)
 {
 	if (syncfs(srv.spool.dir) < 0)
 		return false;
-	draft_synced(true);
+	draft_synced();
 	return true;
 }
 
@@ -603,10 +604,12 @@ sync_contents(void)
 
 	for (struct msg *m = srv.spool.commit; m != NULL; m = m->next)
 		files += m->error != 0 ? 0 : 1u + (m->envelope.fd >= 0);
-	if (sync_all_at_once(files))
+	bool at_once = sync_all_at_once(files);
+
+	if (at_once)
 		ok = sync_everything();
 	for (struct msg *m = srv.spool.commit; m != NULL && ok; m = m->next) {
-		if (m->error != 0 || sync_all_at_once(files))
+		if (m->error != 0 || at_once)
 			continue;
 		ok = fsync(m->content.fd) == 0;
 		if (ok && m->envelope.fd >= 0)
@@ -706,6 +709,17 @@ sync_names(void)
 	sync_failed();
 }
 
+/* Nobody gets it.  Who tries again shall find room, if there is some. */
+static void
+refused(const struct msg *m)
+{
+	if (!srv.spool.one_fs)
+		drop_copies(m); /* not even what was only prepared */
+	if (m->error == ENOSPC || m->error == EDQUOT)
+		draft_forget();
+	log_event(PART_QUEUE, m->id, "refused: %s", strerror(m->error));
+}
+
 void
 spool_commit(void)
 {
@@ -720,14 +734,11 @@ spool_commit(void)
 	sync_names();
 	for (struct msg *m = list; m != NULL; m = m->next) {
 		m->state = m->error == 0 ? MSG_COMMITTED : MSG_REFUSED;
-		if (m->error != 0 && !srv.spool.one_fs)
-			drop_copies(m); /* not even what was only prepared */
 		for (size_t i = 0; i < m->locals.n && m->error == 0; i++)
 			log_event(PART_QUEUE, m->id, "delivered user=%s",
 			    m->locals.v[i]);
 		if (m->error != 0)
-			log_event(PART_QUEUE, m->id, "refused: %s",
-			    strerror(m->error));
+			refused(m);
 	}
 	srv.spool.commit = srv.spool.commit_tail = NULL;
 }

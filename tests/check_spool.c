@@ -879,26 +879,59 @@ START_TEST(spares_are_written_over)
 END_TEST
 
 /* Only the sync of everything sees them leave: a name in a mailbox may have
- * gone, too. */
+ * gone, too.  Where a commit has few files, there is one for every hundred. */
 START_TEST(spares_and_few_files)
 {
 	char id[ID_LEN + 1];
-	struct msg *m;
 
-	pass_on("x\n", id);
-	spool_remove(id);
-	for (int i = 0; i < 3; i++) {
-		m = message("x@far.test", "alone\n");
-		ck_assert_int_ne(m->content.at, srv.drafts.spares);
+	for (int left = 0; left <= 102; left += 2) {
+		struct msg *m = message("x@far.test", "alone\n");
+
+		snprintf(id, sizeof(id), "%s", m->id);
+		ck_assert_int_eq(m->content.at == srv.drafts.spares,
+		    left == 102);
 		disk(0);
 		ck_assert_int_eq(commit(m), MSG_COMMITTED);
-		ck_assert_str_eq(calls, "FFMEF");
+		ck_assert_str_eq(calls, left == 100 ? "SMEF" : "FFMEF");
 		spool_drop(m);
+		spool_remove(id);
 	}
+	ck_assert_uint_eq(in_spares(), 102);
+}
+END_TEST
+
+/* Where no sync of everything would tell of errors, there are none. */
+START_TEST(no_spares)
+{
+	char id[ID_LEN + 1];
+
+	srv.spool.use_syncfs = false;
 	pass_on("x\n", id);
-	m = message("x@far.test", "alone\n");
-	ck_assert_int_eq(m->content.at, srv.drafts.spares);
-	spool_drop(m);
+	spool_remove(id);
+	ck_assert_uint_eq(in_spares() + in_queue(), 0);
+	srv.spool.use_syncfs = true;
+}
+END_TEST
+
+/* A full disk needs their room: who tries again finds it. */
+START_TEST(spares_on_a_full_disk)
+{
+	static const int errors[] = { ENOSPC, EDQUOT, EIO };
+	char id[ID_LEN + 1];
+
+	for (size_t i = 0; i < NELEM(errors); i++) {
+		pass_on("x\n", id);
+		spool_remove(id);
+		ck_assert_uint_ge(in_spares(), 2);
+		struct msg *m = message("alice@here.test", "x\n");
+
+		m->error = errors[i];
+		ck_assert_int_eq(commit(m), MSG_REFUSED);
+		spool_drop(m);
+		ck_assert_uint_eq(in_spares(), errors[i] == EIO ? 2 : 0);
+		ck_assert_uint_eq(srv.drafts.end - srv.drafts.first,
+		    errors[i] == EIO ? 2 : 0);
+	}
 }
 END_TEST
 
@@ -2251,6 +2284,8 @@ static const struct {
 	{ "spares", &spares_are_written_over, 0 },
 	{ "spares", &spares_and_few_files, 0 },
 	{ "spares", &spares_after_a_sync_that_failed, 0 },
+	{ "spares", &no_spares, 0 },
+	{ "spares", &spares_on_a_full_disk, 0 },
 	{ "spares", &spares_that_are_read, 0 },
 	{ "spares", &spares_that_are_shown, 0 },
 	{ "spares", &spares_of_others, 0 },
