@@ -311,9 +311,9 @@ put_answer(struct dns_reply *o, unsigned type, struct zone *z,
 	} while (type == RR_ANY && o->tcp && hit.set != NULL);
 }
 
-/* One step of RFC 1034 4.3.2: what the nearest zone says of o->name.  False:
- * it was a CNAME, and o->name is its target now. */
-static bool
+/* One step of RFC 1034 4.3.2: what the nearest zone says of o->name.  It was a
+ * CNAME: o->name is its target now, whose zone is returned.  Else NULL. */
+static struct zone *
 answer_step(struct dns_reply *o, unsigned type, struct zone *z)
 {
 	struct zone_hit hit;
@@ -329,14 +329,14 @@ answer_step(struct dns_reply *o, unsigned type, struct zone *z)
 
 		put_answer(o, type, z, hit);
 		dns_get_name(&p, &o->name);
-		return false;
+		return zone_nearest(srv.conf, &o->name);
 	}
 	o->referral = found == ZONE_DELEGATION;
 	if (found == ZONE_ANSWER)
 		put_answer(o, type, z, hit);
 	else if (found != ZONE_CNAME && !put_set(o, AUTHORITY, z, hit))
 		o->flags |= TC;
-	return true;
+	return NULL;
 }
 
 /* Follow the name through our zones: REFUSED if it begins in none. */
@@ -347,11 +347,8 @@ answer(struct dns_reply *o, unsigned type)
 
 	if (z == NULL)
 		o->flags |= REFUSED;
-	for (int i = 0; i < CHAIN_MAX && z != NULL && !(o->flags & TC); i++) {
-		if (answer_step(o, type, z))
-			break;
-		z = zone_nearest(srv.conf, &o->name);
-	}
+	for (int i = 0; i < CHAIN_MAX && z != NULL && !(o->flags & TC); i++)
+		z = answer_step(o, type, z);
 	if (!(o->flags & TC))
 		put_additional(o);
 }

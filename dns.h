@@ -202,7 +202,8 @@ size_t dns_answer(const unsigned char *query, size_t len, unsigned char *reply,
 
 /* ---- resolver.c: sockets and look-ups ------------------------------------ */
 
-/* Listen on an address, UDP and TCP.  False: errno. */
+/* Listen on an address, UDP and TCP.  False: errno; one of them may listen, but
+ * whoever calls gives up. */
 bool dns_listen(const union address *a);
 
 /* Ask for a name's records.  Our own zones answer at once; else the resolvers

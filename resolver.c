@@ -129,19 +129,8 @@ trace_message(const struct conn *c, char way, const unsigned char *data,
 bool
 dns_listen(const union address *a)
 {
-	struct conn *udp = state() != NULL ?
-	    net_listen(KIND_DNS, a, SOCK_DGRAM) :
-	    NULL;
-
-	if (udp == NULL)
-		return false;
-	if (net_listen(KIND_DNS, a, SOCK_STREAM) != NULL)
-		return true;
-	int why = errno;
-
-	net_drop(udp);
-	errno = why;
-	return false;
+	return state() != NULL && net_listen(KIND_DNS, a, SOCK_DGRAM) != NULL &&
+	    net_listen(KIND_DNS, a, SOCK_STREAM) != NULL;
 }
 
 /* Answer the datagrams that wait; a reply that cannot be sent is lost, as any
