@@ -266,9 +266,10 @@ static void
 put_addresses(struct dns_reply *o, struct zone *z, const unsigned char *name)
 {
 	static const unsigned types[] = { RR_A, RR_AAAA };
+	const struct node *node = zone_node(z, name);
 
 	for (size_t i = 0; i < NELEM(types); i++) {
-		struct rrset *set = zone_set(z, name, types[i]);
+		struct rrset *set = zone_set_of(node, types[i]);
 
 		if (set == NULL || has_set(o, set))
 			continue;

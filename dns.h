@@ -96,20 +96,23 @@ struct rrset {
 
 /* A name of a zone. */
 struct node {
-	struct node *next;        /* in the order of the file */
+	struct node *next;        /* in the order of the file; the apex first */
+	struct node *chain;       /* in the same slot */
 	struct rrset *sets;       /* NULL: only while it is read */
 	const unsigned char *key; /* behind the name: see make_key() */
 	size_t key_len;
 	unsigned char name[]; /* in the case in which it came first */
 };
 
-/* A zone: nodes in a tree, and in the order of the master file. */
+/* A zone: nodes in a hash table, and in the order of the master file. */
 struct zone {
 	struct dname origin;
 	struct rrset *soa;     /* NULL: not read yet */
 	uint32_t negative_ttl; /* RFC 2308 3 */
-	struct node *apex, *last;
-	void *nodes;        /* tsearch(3)'s, by name */
+	struct node *apex, **end;
+	struct node **slots; /* by key; twice as many as nodes */
+	size_t n_slots, n_nodes;
+	void *far; /* tsearch(3)'s: nodes right below a name without one */
 	struct names files; /* what was read: record.file */
 };
 
@@ -231,6 +234,8 @@ void zone_free(struct zone *z);
 
 /* Find or make a node.  NULL: no memory. */
 struct node *zone_make_node(struct zone *z, const unsigned char *name);
+/* The node of just this name, glue's too; or NULL. */
+struct node *zone_node(const struct zone *z, const unsigned char *name);
 /* The records of a type at a node, or at none; NULL: there are none. */
 struct rrset *zone_set_of(const struct node *node, unsigned type);
 
@@ -243,13 +248,10 @@ int zone_octet(const char **text);
 extern const char zone_bad_escape[];
 
 /* The zone of a configuration that is nearest to a name; NULL: none holds it.
- * zone_find(): what that zone says (RFC 1034 4.3.2), wildcards included.
- * zone_set(): the records of just this name and type, glue too; or NULL. */
+ * zone_find(): what that zone says (RFC 1034 4.3.2), wildcards included. */
 struct zone *zone_nearest(const struct conf *conf, const struct dname *name);
 enum zone_found zone_find(struct zone *z, const struct dname *name,
     unsigned type, struct zone_hit *hit);
-struct rrset *
-zone_set(const struct zone *z, const unsigned char *name, unsigned type);
 
 /* Text such as "a.example" to a name, relative to an origin (NULL: the root).
  * NULL: it is one; else what is wrong with it.  And back, without the last

@@ -812,17 +812,17 @@ doubt_target(struct zone *z, const struct node *node, unsigned type,
     const struct dname *target)
 {
 	struct zone_hit hit;
-	const unsigned char *name = target->octets;
+	const struct node *host = zone_node(z, target->octets);
 
 	if (!zone_within(target, &z->origin))
 		return NULL;
-	if (zone_set(z, name, RR_CNAME) != NULL)
+	if (zone_set_of(host, RR_CNAME) != NULL)
 		return "is an alias; a host's own name must be here"
 		       " (RFC 2181 10.3)";
 	enum zone_found found = zone_find(z, target, RR_A, &hit);
 
-	if (found == ZONE_ANSWER || zone_set(z, name, RR_A) != NULL ||
-	    zone_set(z, name, RR_AAAA) != NULL ||
+	if (found == ZONE_ANSWER || zone_set_of(host, RR_A) != NULL ||
+	    zone_set_of(host, RR_AAAA) != NULL ||
 	    zone_find(z, target, RR_AAAA, &hit) == ZONE_ANSWER)
 		return NULL;
 	if (found != ZONE_DELEGATION)

@@ -676,6 +676,47 @@ START_TEST(rfc4592_2_2_2_what_exists)
 }
 END_TEST
 
+/* The same of random names of up to five labels, "a" or "b", in random order:
+ * what exists is what is there, or has something below it. */
+START_TEST(what_exists_in_any_order)
+{
+	char text[1024], names[20][16], asked[32];
+
+	srand((unsigned)_i);
+	int len = sprintf(text, TOP), n = 1 + rand() % 20;
+
+	for (int i = 0; i < n; i++) {
+		char *at = names[i];
+
+		for (int label = rand() % 5; label >= 0; label--)
+			at += sprintf(at, "%c.", 'a' + rand() % 2);
+		len += sprintf(text + len, "%sexample. TXT %d\n", names[i], i);
+	}
+	struct zone *z = load(text);
+
+	for (unsigned bits = 2; bits < 64; bits++) { /* a 1, then labels */
+		bool there = false, below = false;
+		char *at = asked;
+
+		for (unsigned rest = bits; rest > 1; rest /= 2)
+			at += sprintf(at, "%c.", 'a' + rest % 2);
+		for (int i = 0; i < n; i++) {
+			size_t more = strlen(names[i]) - strlen(asked);
+
+			if (strlen(names[i]) >= strlen(asked) &&
+			    strcmp(names[i] + more, asked) == 0)
+				*(more == 0 ? &there : &below) = true;
+		}
+		strcpy(at, "example");
+		ck_assert_str_eq(ask(z, asked, RR_TXT),
+		    there       ? "answer TXT" :
+			below ? "nodata SOA example" :
+				"nxdomain SOA example");
+	}
+	zone_free(z);
+}
+END_TEST
+
 /* RFC 2308 3: the smaller of the SOA's TTL and its MINIMUM. */
 START_TEST(rfc2308_3_negative_ttl)
 {
@@ -758,7 +799,8 @@ START_TEST(rfc1034_6_1_examples)
 	    " 86400 HINFO \"DEC-2060\" \"TOPS20\"");
 	ck_assert_str_eq(ask(root, "a.isi.edu", RR_A), "delegation NS EDU");
 	ck_assert_str_eq(ask(edu, "a.isi.edu", RR_A), "delegation NS ISI.EDU");
-	ck_assert_ptr_nonnull(zone_set(edu, name("rome.uci.edu").octets, RR_A));
+	ck_assert_ptr_nonnull(zone_set_of(
+	    zone_node(edu, name("rome.uci.edu").octets), RR_A));
 	zone_free(root);
 	zone_free(edu);
 }
@@ -987,6 +1029,7 @@ main(void)
 	tcase_add_test(tcase, include_loop_is_told_once);
 	tcase_add_loop_test(tcase, rfc4592_2_2_1_answers, 0, NELEM(questions));
 	tcase_add_test(tcase, rfc4592_2_2_2_what_exists);
+	tcase_add_loop_test(tcase, what_exists_in_any_order, 0, 50);
 	tcase_add_test(tcase, rfc2308_3_negative_ttl);
 	tcase_add_test(tcase, nearest_zone);
 	tcase_add_test(tcase, rfc1035_5_3_example);
