@@ -198,8 +198,9 @@ bool dns_same_name(const struct dname *one, const struct dname *two);
 void dns_put_question(struct dns_reply *o, const struct dns_query *q);
 void dns_put_header(struct dns_reply *o, unsigned id, unsigned questions);
 
-/* Answer one query in 65,535 octets of reply; returns the reply's length, 0:
- * it deserves none.  tcp: it came so, and may be answered at length. */
+/* Answer one query in 65,535 octets of reply, or, by UDP, 1,232; returns the
+ * reply's length, 0: it deserves none.  tcp: it came so, and may be answered at
+ * length. */
 size_t dns_answer(const unsigned char *query, size_t len, unsigned char *reply,
     bool tcp);
 

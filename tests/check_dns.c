@@ -5,6 +5,8 @@
  * Messages are read and written by a second codec, below, so that a mistake
  * of dns.c is not repeated by its test.  The clock is held: two seconds pass
  * when a test says so.
+ *
+ * Wraps: sendmmsg
  */
 #include <arpa/inet.h>
 #include <ctype.h>
@@ -981,6 +983,128 @@ START_TEST(server_over_udp)
 	}
 	send(fd, "", 0, 0);
 	turns(3);
+	close(fd);
+}
+END_TEST
+
+/* More queries than one turn takes, from several clients, and some that deserve
+ * no answer: each has its own, and nobody another's. */
+START_TEST(server_over_udp_many_at_once)
+{
+	enum { CLIENTS = 7, EACH = 11 };
+	union address a = free_address("127.0.0.1");
+	int fds[CLIENTS];
+
+	ck_assert(dns_listen(&a));
+	turn();
+	for (int i = 0; i < CLIENTS; i++)
+		fds[i] = client(SOCK_DGRAM, &a);
+	for (unsigned id = 0; id < CLIENTS * EACH; id++) {
+		begin_message(id, id % 3 == 0 ? 0x8000 : 0, "three.example",
+		    id % 2 == 0 ? RR_A : RR_MX);
+		send(fds[id % CLIENTS], msg, msg_len, 0);
+	}
+	turns(CLIENTS * EACH);
+	for (unsigned id = 0; id < CLIENTS * EACH; id++) {
+		if (id % 3 == 0)
+			continue;
+		ssize_t got = recv(fds[id % CLIENTS], msg, sizeof(msg), 0);
+
+		ck_assert_int_gt(got, 12);
+		ck_assert_uint_eq((unsigned)msg[0] << 8 | msg[1], id);
+		msg_len = (size_t)got;
+		ck_assert(strstr(print_message(),
+			      id % 2 == 0 ? "example. A\n" : "example. MX\n"));
+	}
+	for (int i = 0; i < CLIENTS; i++) {
+		ck_assert_int_lt(recv(fds[i], msg, sizeof(msg), 0), 0);
+		close(fds[i]);
+	}
+}
+END_TEST
+
+/* A kernel that sends three at a time, and refuses each reply to this id. */
+static int refused_id;
+
+int __real_sendmmsg(int fd, struct mmsghdr *msgs, unsigned n, int flags);
+int __wrap_sendmmsg(int fd, struct mmsghdr *msgs, unsigned n, int flags);
+int
+__wrap_sendmmsg(int fd, struct mmsghdr *msgs, unsigned n, int flags)
+{
+	unsigned few = 0;
+
+	if (refused_id == 0)
+		return __real_sendmmsg(fd, msgs, n, flags);
+	while (few < n && few < 3 && ((const unsigned char *)
+	    msgs[few].msg_hdr.msg_iov->iov_base)[1] != refused_id)
+		few++;
+	errno = EPERM;
+	return few > 0 ? __real_sendmmsg(fd, msgs, few, flags) : -1;
+}
+
+/* A reply that cannot be sent is lost, and no other one. */
+START_TEST(server_over_udp_refused)
+{
+	union address a = free_address("127.0.0.1");
+
+	ck_assert(dns_listen(&a));
+	turn();
+	int fd = client(SOCK_DGRAM, &a);
+
+	for (refused_id = 1; refused_id <= 8; refused_id++) {
+		for (unsigned id = 1; id <= 8; id++) {
+			begin_message(id, 0, "three.example", RR_A);
+			send(fd, msg, msg_len, 0);
+		}
+		turns(8);
+		for (int id = 1; id <= 8; id++) {
+			if (id == refused_id)
+				continue;
+			ck_assert_int_gt(recv(fd, msg, sizeof(msg), 0), 12);
+			ck_assert_int_eq(msg[1], id);
+		}
+		ck_assert_int_lt(recv(fd, msg, sizeof(msg), 0), 0);
+	}
+	refused_id = 0;
+	close(fd);
+}
+END_TEST
+
+/* A query with an option of so many octets: what does not fit is lost. */
+START_TEST(server_over_udp_long_query)
+{
+	static const struct {
+		unsigned octets;
+		const char *says;
+	} row[] = {
+		{ 1900, "NOERROR" }, { 3000, "FORMERR" }, { 60000, "FORMERR" },
+	};
+	union address a = free_address("127.0.0.1");
+
+	ck_assert(dns_listen(&a));
+	turn();
+	int fd = client(SOCK_DGRAM, &a);
+
+	for (size_t i = 0; i < NELEM(row); i++) {
+		unsigned octets = row[i].octets;
+		unsigned char opt[] = { 0, 0, 41, 4, 208, 0, 0, 0, 0,
+			(unsigned char)((octets + 4) >> 8),
+			(unsigned char)(octets + 4), 0, 12,
+			(unsigned char)(octets >> 8), (unsigned char)octets };
+		static unsigned char query[65000];
+
+		begin_message(7, 0, "three.example", RR_A);
+		msg[11] = 1;
+		memcpy(query, msg, msg_len);
+		memcpy(query + msg_len, opt, sizeof(opt));
+		send(fd, query, msg_len + sizeof(opt) + octets, 0);
+		turns(3);
+		ssize_t got = recv(fd, msg, sizeof(msg), 0);
+
+		ck_assert_int_ge(got, 12);
+		msg_len = (size_t)got;
+		ck_assert(strstr(print_message(), row[i].says) != NULL);
+	}
 	close(fd);
 }
 END_TEST
@@ -2202,6 +2326,9 @@ add_server_tests(Suite *suite)
 	tcase_add_test(tcase, rfc1035_2_3_4_longest_question);
 	tcase_add_test(tcase, fuzz_answers);
 	tcase_add_test(tcase, server_over_udp);
+	tcase_add_test(tcase, server_over_udp_many_at_once);
+	tcase_add_test(tcase, server_over_udp_refused);
+	tcase_add_test(tcase, server_over_udp_long_query);
 	tcase_add_test(tcase, server_over_tcp);
 	tcase_add_test(tcase, server_over_tcp_underrun);
 	tcase = add_case(suite, "large", begin);
