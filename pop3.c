@@ -202,38 +202,33 @@ struct verb {
 	const char *rfc;
 };
 
-static const char *const state_name[] = {
-	[POP3_AUTHORIZATION] = "AUTHORIZATION",
-	[POP3_CHECKING] = "CHECKING",
-	[POP3_TRANSACTION] = "TRANSACTION",
-	[POP3_UPDATE] = "UPDATE",
-	[POP3_BYE] = "BYE",
-};
-_Static_assert(NELEM(state_name) == N_POP3_STATES, "name every state");
-
 #define IN(state) (1u << (state))
 
 /* The diagram of RFC 1939 3, executable: which state may follow which; NOTES.md
  * draws it.  There is no way into UPDATE but the one from TRANSACTION, so that
  * nothing but QUIT after a login can remove mail. */
-static const unsigned may_follow[] = {
-	[POP3_AUTHORIZATION] = IN(POP3_CHECKING) | IN(POP3_BYE),
-	[POP3_CHECKING] = IN(POP3_AUTHORIZATION) | IN(POP3_TRANSACTION) |
-	    IN(POP3_BYE),
-	[POP3_TRANSACTION] = IN(POP3_UPDATE) | IN(POP3_BYE),
-	[POP3_UPDATE] = IN(POP3_BYE),
-	[POP3_BYE] = 0,
+static const struct {
+	const char *name;
+	unsigned may_follow;
+} states[] = {
+	[POP3_AUTHORIZATION] = { "AUTHORIZATION",
+	    IN(POP3_CHECKING) | IN(POP3_BYE) },
+	[POP3_CHECKING] = { "CHECKING",
+	    IN(POP3_AUTHORIZATION) | IN(POP3_TRANSACTION) | IN(POP3_BYE) },
+	[POP3_TRANSACTION] = { "TRANSACTION", IN(POP3_UPDATE) | IN(POP3_BYE) },
+	[POP3_UPDATE] = { "UPDATE", IN(POP3_BYE) },
+	[POP3_BYE] = { "BYE", 0 },
 };
-_Static_assert(NELEM(may_follow) == N_POP3_STATES, "give each its exits");
+_Static_assert(NELEM(states) == N_POP3_STATES, "a row for every state");
 
 /* The only place a state changes: break here to watch a dialogue move. */
 static void
 pop3_enter(struct pop3 *s, enum pop3_state next)
 {
-	assert(may_follow[s->state] & IN(next));
+	assert(states[s->state].may_follow & IN(next));
 	if (log_level >= 1)
-		log_conn(&s->c, "%s -> %s", state_name[s->state],
-		    state_name[next]);
+		log_conn(&s->c, "%s -> %s", states[s->state].name,
+		    states[next].name);
 	s->state = next;
 }
 
@@ -862,7 +857,7 @@ pop3_obey(struct pop3 *s, const char *line)
 	if (v != SAY_OK)
 		return v;
 	if (!(s->verb->legal & IN(s->state))) {
-		pop3_note(s, "%s", state_name[s->state]);
+		pop3_note(s, "%s", states[s->state].name);
 		return SAY_STATE;
 	}
 	v = parse_arg(s);

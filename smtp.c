@@ -101,18 +101,6 @@ struct smtp {
 	unsigned long commands, replies;
 };
 
-static const char *const state_name[] = {
-	[SMTP_NEW] = "NEW",
-	[SMTP_DENIED] = "DENIED",
-	[SMTP_READY] = "READY",
-	[SMTP_MAIL] = "MAIL",
-	[SMTP_RCPT] = "RCPT",
-	[SMTP_DATA] = "DATA",
-	[SMTP_COMMIT] = "COMMIT",
-	[SMTP_BYE] = "BYE",
-};
-_Static_assert(NELEM(state_name) == N_SMTP_STATES, "name every state");
-
 #define IN(state) (1u << (state))
 
 /* States in which a command may come, and in which there is a message. */
@@ -123,18 +111,23 @@ enum {
 };
 
 /* RFC 5321 4.1.4, executable: which state may follow which. */
-static const unsigned may_follow[] = {
-	[SMTP_NEW] = IN(SMTP_DENIED) | IN(SMTP_READY) | IN(SMTP_BYE),
-	[SMTP_DENIED] = IN(SMTP_BYE),
-	[SMTP_READY] = IN(SMTP_READY) | IN(SMTP_MAIL) | IN(SMTP_BYE),
-	[SMTP_MAIL] = IN(SMTP_READY) | IN(SMTP_RCPT) | IN(SMTP_BYE),
-	[SMTP_RCPT] = IN(SMTP_READY) | IN(SMTP_RCPT) | IN(SMTP_DATA) |
-	    IN(SMTP_BYE),
-	[SMTP_DATA] = IN(SMTP_READY) | IN(SMTP_COMMIT) | IN(SMTP_BYE),
-	[SMTP_COMMIT] = IN(SMTP_READY),
-	[SMTP_BYE] = 0,
+static const struct {
+	const char *name;
+	unsigned may_follow;
+} states[] = {
+	[SMTP_NEW] = { "NEW", IN(SMTP_DENIED) | IN(SMTP_READY) | IN(SMTP_BYE) },
+	[SMTP_DENIED] = { "DENIED", IN(SMTP_BYE) },
+	[SMTP_READY] = { "READY",
+	    IN(SMTP_READY) | IN(SMTP_MAIL) | IN(SMTP_BYE) },
+	[SMTP_MAIL] = { "MAIL", IN(SMTP_READY) | IN(SMTP_RCPT) | IN(SMTP_BYE) },
+	[SMTP_RCPT] = { "RCPT",
+	    IN(SMTP_READY) | IN(SMTP_RCPT) | IN(SMTP_DATA) | IN(SMTP_BYE) },
+	[SMTP_DATA] = { "DATA",
+	    IN(SMTP_READY) | IN(SMTP_COMMIT) | IN(SMTP_BYE) },
+	[SMTP_COMMIT] = { "COMMIT", IN(SMTP_READY) },
+	[SMTP_BYE] = { "BYE", 0 },
 };
-_Static_assert(NELEM(may_follow) == N_SMTP_STATES, "give each its exits");
+_Static_assert(NELEM(states) == N_SMTP_STATES, "a row for every state");
 
 /* What is to be said; the table reply[] has the words. */
 /* clang-format off */
@@ -169,10 +162,10 @@ struct smtp_verb {
 static void
 smtp_enter(struct smtp *s, enum smtp_state next)
 {
-	assert(may_follow[s->state] & IN(next));
+	assert(states[s->state].may_follow & IN(next));
 	if (log_level >= 1)
-		log_conn(&s->c, "%s -> %s", state_name[s->state],
-		    state_name[next]);
+		log_conn(&s->c, "%s -> %s", states[s->state].name,
+		    states[next].name);
 	s->state = next;
 }
 
@@ -1153,7 +1146,7 @@ smtp_reap(void)
 
 		if (!conn->listening) {
 			log_conn(conn, "disconnect in %s",
-			    state_name[s->state]);
+			    states[s->state].name);
 			if (s->state == SMTP_COMMIT)
 				smtp_leave(s);
 			smtp_forget(s);

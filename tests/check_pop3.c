@@ -1587,7 +1587,7 @@ START_TEST(passwords_are_not_kept)
 }
 END_TEST
 
-/* Every edge of may_follow[] is gone, and no other. */
+/* Every edge of states[] is gone, and no other. */
 START_TEST(every_edge_rfc1939_3)
 {
 	int fd = client();
@@ -1612,9 +1612,10 @@ START_TEST(every_edge_rfc1939_3)
 	for (unsigned from = 0; from < N_POP3_STATES; from++)
 		for (unsigned to = 0; to < N_POP3_STATES; to++) {
 			snprintf(edge, sizeof(edge), " %s -> %s\n",
-			    state_name[from], state_name[to]);
+			    states[from].name, states[to].name);
 			ck_assert_msg((strstr(said, edge) != NULL) ==
-			    ((may_follow[from] & IN(to)) != 0), "%s", edge);
+				((states[from].may_follow & IN(to)) != 0),
+			    "%s", edge);
 		}
 }
 END_TEST

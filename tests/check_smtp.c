@@ -3,7 +3,7 @@
  *
  * Links with: path net
  *
- * smtp.c is included, for its table may_follow[].  The spool below keeps
+ * smtp.c is included, for its table states[].  The spool below keeps
  * messages in memory, and fails when it is told to.  Clients are real sockets
  * on loopback; the server turns in this process whenever a client has sent
  * something, until nothing moves any more; its clock stands still until a test
@@ -2201,7 +2201,7 @@ static const char *const walks[] = { "", "EHLO a\r\nEHLO a\r\n",
 	"EHLO a\r\nMAIL FROM:<>\r\nRSET\r\n", (TO_ALICE "DATA\r\n"),
 	(TO_ALICE "DATA\r\n.\r\n"), (TO_ALICE "DATA\r\n\n\r\n.\r\n") };
 
-/* Every edge of may_follow[] is gone, and no other. */
+/* Every edge of states[] is gone, and no other. */
 START_TEST(rfc5321_4_1_4_every_edge)
 {
 	char edge[64];
@@ -2226,9 +2226,9 @@ START_TEST(rfc5321_4_1_4_every_edge)
 	for (unsigned from = 0; from < N_SMTP_STATES; from++)
 		for (unsigned to = 0; to < N_SMTP_STATES; to++) {
 			snprintf(edge, sizeof(edge), " %s -> %s\n",
-			    state_name[from], state_name[to]);
+			    states[from].name, states[to].name);
 			ck_assert_msg((strstr(log, edge) != NULL) ==
-				((may_follow[from] & IN(to)) != 0),
+				((states[from].may_follow & IN(to)) != 0),
 			    "%s", edge);
 		}
 }
