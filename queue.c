@@ -64,7 +64,6 @@ struct attempt {
 	struct dest *dest;
 	struct job *job; /* under way, or NULL */
 	int fd;          /* its content, or -1 */
-	bool over;       /* to be freed */
 	struct attempt *next;
 };
 
@@ -844,17 +843,25 @@ attempt_job(struct attempt *a)
 	return j;
 }
 
-/* The attempt is finished: it is freed at the end of queue_serve(). */
+/* The attempt is finished.  It is freed, and perhaps its destination, too. */
 static void
 attempt_end(struct attempt *a)
 {
+	struct dest *d = a->dest;
+	struct attempt **at = &srv.queue.attempts;
+
+	while (*at != a)
+		at = &(*at)->next;
+	*at = a->next;
+	srv.queue.n_attempts--;
 	relay_close(a->relay);
-	a->over = true;
-	a->dest->resume = 0;
-	if (--a->dest->attempts > 0)
-		return;
-	a->dest->useful = 1;
-	a->dest->crowded = false;
+	free(a);
+	d->resume = 0;
+	if (--d->attempts == 0) {
+		d->useful = 1;
+		d->crowded = false;
+	}
+	dest_update(d);
 }
 
 /* The content of a job, whole; -1: errno. */
@@ -964,7 +971,6 @@ attempt_lost(struct attempt *a)
 	else if (news->delivered == 0)
 		dest_failed(d, reason);
 	attempt_end(a);
-	dest_update(d);
 }
 
 /* No host ever will: every message for it fails, some in each turn. */
@@ -981,7 +987,6 @@ attempt_impossible(struct attempt *a)
 
 		if (j == NULL) {
 			attempt_end(a);
-			dest_update(d);
 			return;
 		}
 		job_give_up(j, reason);
@@ -1009,25 +1014,7 @@ attempt_step(struct attempt *a)
 		break;
 	case RELAY_OVER:
 		attempt_end(a);
-		dest_update(a->dest);
 		break;
-	}
-}
-
-/* Free the attempts that are over. */
-static void
-attempts_reap(void)
-{
-	for (struct attempt **at = &srv.queue.attempts; *at != NULL;) {
-		struct attempt *a = *at;
-
-		if (!a->over) {
-			at = &a->next;
-			continue;
-		}
-		*at = a->next;
-		srv.queue.n_attempts--;
-		free(a);
 	}
 }
 
@@ -1100,10 +1087,10 @@ queue_serve(void)
 
 	if (queue_due() <= srv.now)
 		start_due();
-	for (struct attempt *a = queue->attempts; a != NULL; a = a->next)
-		if (!a->over)
-			attempt_step(a);
-	attempts_reap();
+	for (struct attempt *a = queue->attempts, *next; a != NULL; a = next) {
+		next = a->next;
+		attempt_step(a); /* may end it */
+	}
 	if (queue->hosts_changed)
 		write_hosts();
 }
@@ -1151,11 +1138,14 @@ queue_commit(void)
 void
 queue_stop(void)
 {
+	struct attempt *next;
+
 	srv.queue.stopping = true;
-	for (struct attempt *a = srv.queue.attempts; a != NULL; a = a->next)
-		if (a->job == NULL && !a->over)
+	for (struct attempt *a = srv.queue.attempts; a != NULL; a = next) {
+		next = a->next;
+		if (a->job == NULL)
 			attempt_end(a);
-	attempts_reap();
+	}
 }
 
 void
