@@ -997,25 +997,17 @@ attempt_impossible(struct attempt *a)
 static void
 attempt_step(struct attempt *a)
 {
-	switch (relay_step(a->relay)) {
-	case RELAY_BUSY:
-		break;
-	case RELAY_READY:
-		attempt_send(a);
-		break;
-	case RELAY_SENT:
-		attempt_sent(a);
-		break;
-	case RELAY_LOST:
-		attempt_lost(a);
-		break;
-	case RELAY_IMPOSSIBLE:
-		attempt_impossible(a);
-		break;
-	case RELAY_OVER:
-		attempt_end(a);
-		break;
-	}
+	static void (*const next[])(struct attempt *) = {
+		[RELAY_READY] = attempt_send,
+		[RELAY_SENT] = attempt_sent,
+		[RELAY_LOST] = attempt_lost,
+		[RELAY_IMPOSSIBLE] = attempt_impossible,
+		[RELAY_OVER] = attempt_end,
+	};
+	enum relay_state state = relay_step(a->relay);
+
+	if (state != RELAY_BUSY)
+		next[state](a);
 }
 
 /* ---- the turn ------------------------------------------------------------ */
