@@ -636,17 +636,14 @@ hear_content(struct relay *r)
 static void
 hear_dot(struct relay *r)
 {
-	if (r->code == 250 && !dot_has_left(r)) {
+	if (dot_has_left(r)) {
+		judge_offers(r, true);
+		relay_settle(r);
+		relay_enter(r, AT_READY);
+	} else if (r->code == 250)
 		relay_failed(r, "makes no sense: ", r->reply);
-		return;
-	}
-	if (!dot_has_left(r)) {
+	else
 		hear_content(r);
-		return;
-	}
-	judge_offers(r, true);
-	relay_settle(r);
-	relay_enter(r, AT_READY);
 }
 
 /* A whole reply is here.  421 may answer anything (RFC 5321 3.8), and 251 is
@@ -801,20 +798,15 @@ static void
 relay_look(struct relay *r)
 {
 	const struct route *route = r->route;
+	enum route_state state = route_step(r->route);
 
-	switch (route_step(r->route)) {
-	case ROUTE_ASKING:
-		return;
-	case ROUTE_FOUND:
+	if (state == ROUTE_FOUND)
 		relay_next_hop(r);
+	if (state != ROUTE_UNKNOWN && state != ROUTE_IMPOSSIBLE)
 		return;
-	case ROUTE_UNKNOWN:
-	case ROUTE_IMPOSSIBLE:
-		break;
-	}
 	memcpy(r->news.status, route->status, sizeof(r->news.status));
 	memcpy(r->news.reason, route->reason, sizeof(r->news.reason));
-	relay_enter(r, route->state == ROUTE_UNKNOWN ? AT_LOST : AT_IMPOSSIBLE);
+	relay_enter(r, state == ROUTE_UNKNOWN ? AT_LOST : AT_IMPOSSIBLE);
 }
 
 struct relay *
