@@ -372,33 +372,31 @@ relay_refused(struct relay *r)
 
 /* ---- the dialogue: a transaction ----------------------------------------- */
 
-/* A recipient's fate is known. */
+/* A recipient's fate is known: a reply's first digit tells it, and so does
+ * that of a status code of our own (RFC 5321 4.2.1, RFC 3463 2). */
 static void
-rcpt_judge(struct relay *r, struct rcpt *rcpt, enum rcpt_state state,
-    const char *reply)
+rcpt_judge(struct relay *r, struct rcpt *rcpt, const char *reply)
 {
 	free(rcpt->reply);
 	free(rcpt->host);
 	rcpt->reply = strdup(reply); /* NULL: a report without the reason */
 	rcpt->host = strdup(r->news.host);
-	rcpt->state = state;
+	rcpt->state = reply[0] == '5' ? RCPT_FAILED :
+	    reply[0] == '4'           ? RCPT_DELAYED :
+					RCPT_DONE;
 	log_event(PART_QUEUE, r->job->q->id, "to=<%s> host=%s reply=\"%s\"",
 	    rcpt->address, r->peer, reply);
 }
 
-/* What the reply means for all that were taken by RCPT, or for the others
- * that still wait (RFC 5321 4.2.1). */
+/* The reply is meant for all that were taken by RCPT, or for the others that
+ * still wait. */
 static void
 judge_offers(struct relay *r, bool taken)
 {
-	enum rcpt_state state = r->code >= 500 ? RCPT_FAILED :
-	    r->code >= 400                     ? RCPT_DELAYED :
-						 RCPT_DONE;
-
 	for (size_t i = 0; i < r->n_offers; i++)
 		if (r->offers[i].taken == taken &&
 		    r->offers[i].rcpt->state == RCPT_WAITING)
-			rcpt_judge(r, r->offers[i].rcpt, state, r->reply);
+			rcpt_judge(r, r->offers[i].rcpt, r->reply);
 }
 
 /* The job in hand is done, as far as one transaction goes. */
@@ -481,7 +479,7 @@ relay_begin(struct relay *r)
 	r->n_offers = r->n_taken = r->asked = r->answered = 0;
 	for (size_t i = 0; i < j->n && r->n_offers < TRANSACTION_RCPTS; i++)
 		if (j->rcpts[i].state == RCPT_WAITING && why != NULL)
-			rcpt_judge(r, &j->rcpts[i], RCPT_FAILED, why);
+			rcpt_judge(r, &j->rcpts[i], why);
 		else if (j->rcpts[i].state == RCPT_WAITING)
 			r->offers[r->n_offers++] =
 			    (struct offer){ .rcpt = &j->rcpts[i] };
@@ -595,10 +593,8 @@ hear_rcpt(struct relay *r)
 	if (offer->rcpt->state == RCPT_WAITING) { /* else MAIL was refused */
 		offer->taken = r->code < 400;
 		r->n_taken += offer->taken;
-		if (r->code >= 500 && !full)
-			rcpt_judge(r, offer->rcpt, RCPT_FAILED, r->reply);
-		else if (r->code >= 400 && !full)
-			rcpt_judge(r, offer->rcpt, RCPT_DELAYED, r->reply);
+		if (r->code >= 400 && !full)
+			rcpt_judge(r, offer->rcpt, r->reply);
 	}
 	relay_onward(r);
 }
