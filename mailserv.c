@@ -340,17 +340,19 @@ static void
 server_stop(void)
 {
 	log_event(PART_MAIN, "-", "stopping");
+	queue_commit();
+	smtp_answer();
 	for (int kind = 0; kind < N_KINDS; kind++) {
 		struct conn *c;
 
 		for (size_t at = 0; (c = net_walk((enum kind)kind, &at));)
 			if (c->listening || kind == KIND_DNS)
 				net_drop(c);
+			else if (kind == KIND_SMTP)
+				smtp_stop(c);
+			else if (kind == KIND_POP3)
+				pop3_stop(c);
 	}
-	queue_commit();
-	smtp_answer();
-	smtp_stop();
-	pop3_stop();
 	queue_stop();
 	end_turn();
 	msec end = srv.now + LAST_WORDS * SECOND;

@@ -389,8 +389,8 @@ void smtp_answer(void);
 /* Free the sessions that net_settle() closed; their messages go with them. */
 void smtp_reap(void);
 
-/* Say 421 to everybody: the server stops. */
-void smtp_stop(void);
+/* Say 421 to a client: the server stops. */
+void smtp_stop(struct conn *client);
 
 /* Invariants of all sessions, between two turns (CHECKS=1, and the suites). */
 void smtp_check(void);
@@ -594,7 +594,7 @@ void pop3_serve(void);
 /* Free the sessions that net_settle() closed. */
 void pop3_reap(void);
 
-/* Say -ERR to everybody: the server stops. */
-void pop3_stop(void);
+/* Say -ERR to a client: the server stops. */
+void pop3_stop(struct conn *client);
 
 #endif

@@ -944,26 +944,6 @@ pop3_run(struct pop3 *s)
 	pop3_want(s);
 }
 
-/* End a session, for the server stops: nothing is removed, but what QUIT has
- * begun to.  No -ERR goes inside of an answer: there the line is only cut. */
-static void
-pop3_dismiss(struct pop3 *s)
-{
-	while (s->state == POP3_UPDATE)
-		pop3_answer(s, do_quit(s));
-	if (s->state == POP3_BYE)
-		return;
-	if (s->stalled || s->feed != FEED_NONE) {
-		net_drop(&s->c);
-		return;
-	}
-	checking_remove(s);
-	s->waiting = false;
-	pop3_enter(s, POP3_BYE);
-	s->note[0] = '\0';
-	pop3_say(s, SAY_STOP);
-}
-
 /* Serve one session that is ready, late, or to be served again. */
 static void
 pop3_session(struct pop3 *s)
@@ -1078,15 +1058,25 @@ pop3_reap(void)
 	}
 }
 
-/* Touched, because net_settle() looks at no others. */
+/* Nothing is removed, but what QUIT has begun to.  No -ERR goes inside of an
+ * answer: there the line is only cut. */
 void
-pop3_stop(void)
+pop3_stop(struct conn *client)
 {
-	struct conn *c;
+	struct pop3 *s = (struct pop3 *)client;
 
-	for (size_t at = 0; (c = net_walk(KIND_POP3, &at)) != NULL;) {
-		if (!c->listening)
-			pop3_dismiss((struct pop3 *)c);
-		net_touch(c);
+	net_touch(client); /* net_settle() looks at no others */
+	while (s->state == POP3_UPDATE)
+		pop3_answer(s, do_quit(s));
+	if (s->state == POP3_BYE)
+		return;
+	if (s->stalled || s->feed != FEED_NONE) {
+		net_drop(client);
+		return;
 	}
+	checking_remove(s);
+	s->waiting = false;
+	pop3_enter(s, POP3_BYE);
+	s->note[0] = '\0';
+	pop3_say(s, SAY_STOP);
 }

@@ -1158,15 +1158,10 @@ smtp_reap(void)
 }
 
 void
-smtp_stop(void)
+smtp_stop(struct conn *client)
 {
-	struct conn *conn;
-
-	for (size_t at = 0; (conn = net_walk(KIND_SMTP, &at)) != NULL;) {
-		if (!conn->listening)
-			smtp_dismiss((struct smtp *)conn, SAY_STOP);
-		net_touch(conn);
-	}
+	smtp_dismiss((struct smtp *)client, SAY_STOP);
+	net_touch(client); /* net_settle() looks at no others */
 }
 
 void

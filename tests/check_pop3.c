@@ -83,6 +83,17 @@ turn(void)
 	net_check();
 }
 
+/* What every client hears when the server stops. */
+static void
+stop_all(void)
+{
+	struct conn *c;
+
+	for (size_t at = 0; (c = net_walk(KIND_POP3, &at)) != NULL;)
+		if (!c->listening)
+			pop3_stop(c);
+}
+
 /* Enough of them to read so many octets, one at a time where STRESS. */
 static void
 turns(size_t octets)
@@ -1326,7 +1337,7 @@ START_TEST(disk_that_fails_rfc3206_4)
 		pop3_serve();
 		torn = session()->c.doomed;
 		if (torn)
-			pop3_stop(); /* no -ERR comes into what is torn */
+			stop_all(); /* no -ERR comes into what is torn */
 		net_settle();
 		pop3_reap();
 	}
@@ -1442,7 +1453,7 @@ START_TEST(stop_tells_everybody)
 	for (int i = 0; i < 10; i++)
 		turn();
 	net_wait(srv.now);
-	pop3_stop();
+	stop_all();
 	net_settle();
 	pop3_reap();
 	PLAY(fd, "S: -ERR [SYS/TEMP] the server stops", "S: (closed)");
