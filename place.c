@@ -21,18 +21,16 @@ static bool
 is_ours(const struct conf *conf, const char *domain)
 {
 	union address literal;
-	char host[HOST_MAX];
-	bool v6 = strncasecmp(domain, "[IPv6:", 6) == 0;
 
 	if (domain[0] != '[')
 		return names_has(&conf->domains, domain);
-	snprintf(host, sizeof(host), "%s", domain + (v6 ? 6 : 1));
-	host[strcspn(host, "]")] = '\0';
+	if (address_literal(domain, &literal) == NULL)
+		return false;
 	for (size_t i = 0; i < conf->n_listen_smtp; i++) {
 		const union address *listener = &conf->listen_smtp[i];
 
-		if (address_parse(host, address_port(listener), &literal) &&
-		    route_listens(listener, &literal))
+		address_set_port(&literal, address_port(listener));
+		if (route_listens(listener, &literal))
 			return true;
 	}
 	return false;
