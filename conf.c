@@ -51,7 +51,7 @@ struct directive {
 };
 
 /* So many values make a list: read() is called for each, or not at all where
- * "none" stands alone. */
+ * "none" stands alone.  Such a directive may be repeated, too. */
 enum { LIST = 64 };
 
 /* "FILE:LINE: ...", for the line that is being read. */
@@ -238,63 +238,40 @@ read_domain_name(struct reader *rd, const struct directive *dir, char **value)
 
 /* ---- directives with a form of their own --------------------------------- */
 
-/* One of the four lists of addresses of struct conf. */
-struct address_list {
-	const char *directive;
-	union address **list;
-	size_t *n;
-	unsigned port; /* where none is given; 0: one must be */
-};
-
-static struct address_list
-list_of(struct conf *conf, const char *directive)
-{
-	const struct address_list lists[] = {
-		{ "listen_smtp", &conf->listen_smtp, &conf->n_listen_smtp, 0 },
-		{ "listen_pop3", &conf->listen_pop3, &conf->n_listen_pop3, 0 },
-		{ "listen_dns", &conf->listen_dns, &conf->n_listen_dns, 0 },
-		{ "resolver", &conf->resolvers, &conf->n_resolvers, 53 },
-	};
-	size_t i = 0;
-
-	while (strcmp(lists[i].directive, directive) != 0)
-		i++; /* up to the last one: nobody asks for others */
-	return lists[i];
-}
-
 /* The directives whose addresses we open ourselves. */
-static const char *const listeners[] = { "listen_smtp", "listen_pop3",
-	"listen_dns" };
+static const char *const listeners[] = {
+	[KIND_SMTP] = "listen_smtp",
+	[KIND_POP3] = "listen_pop3",
+	[KIND_DNS] = "listen_dns",
+};
 
 /* Do we listen there already? */
 static bool
-is_taken(struct conf *conf, const union address *address)
+is_taken(const struct conf *conf, const union address *address)
 {
-	for (size_t i = 0; i < NELEM(listeners); i++) {
-		struct address_list of = list_of(conf, listeners[i]);
-
-		for (size_t k = 0; k < *of.n; k++)
-			if (address_equal(&(*of.list)[k], address))
+	for (size_t kind = 0; kind < NELEM(listeners); kind++)
+		for (size_t i = 0; i < conf->listen[kind].n; i++)
+			if (address_equal(&conf->listen[kind].v[i], address))
 				return true;
-	}
 	return false;
 }
 
 static void
 read_address(struct reader *rd, const struct directive *dir, char **value)
 {
-	struct address_list to = list_of(rd->conf, dir->name);
+	struct addresses *list = field(rd, dir);
+	bool ours = list != &rd->conf->resolvers;
 	union address address, *added = NULL;
 
-	if (!address_parse(value[0], to.port, &address))
+	if (!address_parse(value[0], ours ? 0 : 53, &address))
 		WRONG(rd,
 		    "%s: no address: %s (127.0.0.1:2525 or"
 		    " [::1]:2525 would be)",
 		    dir->name, value[0]);
-	else if (to.port == 0 && is_taken(rd->conf, &address))
+	else if (ours && is_taken(rd->conf, &address))
 		WRONG(rd, "%s: %s is there twice", dir->name, value[0]);
 	else
-		added = append(rd, to.list, to.n, sizeof(address));
+		added = append(rd, &list->v, &list->n, sizeof(address));
 	if (added != NULL)
 		*added = address;
 }
@@ -633,12 +610,15 @@ static const struct directive directives[] = {
 	/* Everything that must last: queue/ and mail/. */
 	{ "data_dir", "mailserv-data", read_path, 1, 1, AT(data_dir), 0, 0 },
 	/* 127.0.0.1:2525 or [::1]:2525, as many as you like. */
-	{ "listen_smtp", "127.0.0.1:2525", read_address, 1, LIST, 0, 0, 0 },
-	{ "listen_pop3", "127.0.0.1:1110", read_address, 1, LIST, 0, 0, 0 },
-	{ "listen_dns", NULL, read_address, 1, LIST, 0, 0, 0 },
+	{ "listen_smtp", "127.0.0.1:2525", read_address, 1, LIST,
+	    AT(listen[KIND_SMTP]), 0, 0 },
+	{ "listen_pop3", "127.0.0.1:1110", read_address, 1, LIST,
+	    AT(listen[KIND_POP3]), 0, 0 },
+	{ "listen_dns", NULL, read_address, 1, LIST, AT(listen[KIND_DNS]), 0,
+	    0 },
 	/* Whom we ask, on port 53 where none is said; not given: those of
 	 * /etc/resolv.conf. */
-	{ "resolver", NULL, read_address, 1, LIST, 0, 0, 0 },
+	{ "resolver", NULL, read_address, 1, LIST, AT(resolvers), 0, 0 },
 	/* zone ORIGIN FILE: a master file (RFC 1035 5), which we answer from,
 	 * and believe ourselves. */
 	{ "zone", NULL, read_zone, 2, 2, 0, 0, 0 },
@@ -764,7 +744,7 @@ read_directive(struct reader *rd)
 		return;
 	}
 	unsigned *seen = &rd->seen[dir - directives];
-	bool twice = *seen > 0 && dir->offset != 0;
+	bool twice = *seen > 0 && dir->offset != 0 && dir->most < LIST;
 
 	*seen = rd->at.line;
 	if (twice)
@@ -944,8 +924,8 @@ check_plain(struct reader *rd)
 	bool exposed = false;
 
 	blame(rd, "users");
-	for (size_t i = 0; i < conf->n_listen_pop3; i++)
-		exposed |= !address_is_loopback(&conf->listen_pop3[i]);
+	for (size_t i = 0; i < conf->listen[KIND_POP3].n; i++)
+		exposed |= !address_is_loopback(&conf->listen[KIND_POP3].v[i]);
 	for (size_t i = 0; i < conf->n_users; i++)
 		if (exposed && !conf->plain_ok && conf->users[i].plain) {
 			WRONG(rd,
@@ -959,19 +939,16 @@ check_plain(struct reader *rd)
 
 /* The first directive with a listener beyond loopback, or below port 1024. */
 static const char *
-find_listener(struct conf *conf, bool below_1024)
+find_listener(const struct conf *conf, bool below_1024)
 {
-	for (size_t i = 0; i < NELEM(listeners); i++) {
-		struct address_list of = list_of(conf, listeners[i]);
-
-		for (size_t k = 0; k < *of.n; k++) {
-			const union address *a = &(*of.list)[k];
+	for (size_t kind = 0; kind < NELEM(listeners); kind++)
+		for (size_t i = 0; i < conf->listen[kind].n; i++) {
+			const union address *a = &conf->listen[kind].v[i];
 
 			if (below_1024 ? address_port(a) < 1024 :
 					 !address_is_loopback(a))
-				return listeners[i];
+				return listeners[kind];
 		}
-	}
 	return NULL;
 }
 
@@ -979,7 +956,7 @@ find_listener(struct conf *conf, bool below_1024)
 static void
 check_listeners(struct reader *rd)
 {
-	struct conf *conf = rd->conf;
+	const struct conf *conf = rd->conf;
 	const char *low = find_listener(conf, true);
 
 	blame(rd, conf->n_faults > 0 ? "fault" : "time_scale");
@@ -1035,10 +1012,9 @@ conf_free(struct conf *conf)
 	free(conf->file);
 	free(conf->hostname);
 	free(conf->data_dir);
-	free(conf->listen_smtp);
-	free(conf->listen_pop3);
-	free(conf->listen_dns);
-	free(conf->resolvers);
+	for (size_t kind = 0; kind < NELEM(conf->listen); kind++)
+		free(conf->listen[kind].v);
+	free(conf->resolvers.v);
 	for (size_t i = 0; i < conf->n_zones; i++)
 		zone_free(conf->zones[i]);
 	free(conf->zones);
@@ -1070,14 +1046,12 @@ conf_free(struct conf *conf)
 bool
 conf_same_outside(struct conf *one, struct conf *two)
 {
-	for (size_t i = 0; i < NELEM(listeners); i++) {
-		struct address_list a = list_of(one, listeners[i]);
-		struct address_list b = list_of(two, listeners[i]);
+	for (size_t kind = 0; kind < NELEM(one->listen); kind++) {
+		struct addresses a = one->listen[kind], b = two->listen[kind];
 
-		if (*a.n != *b.n)
+		if (a.n != b.n)
 			return false;
-		if (*a.n > 0 &&
-		    memcmp(*a.list, *b.list, *a.n * sizeof(union address)) != 0)
+		if (a.n > 0 && memcmp(a.v, b.v, a.n * sizeof(*a.v)) != 0)
 			return false;
 	}
 	if ((one->run_as == NULL) != (two->run_as == NULL) ||

@@ -56,38 +56,30 @@ static const char *const kind_name[] = {
 	[KIND_DNS] = "DNS",
 };
 
-/* Open n addresses for one part of the server; false: said why. */
-static bool
-open_list(enum kind kind, const union address *list, size_t n)
-{
-	char text[PEER_TEXT];
-
-	for (size_t i = 0; i < n; i++) {
-		bool ok = kind == KIND_DNS ?
-		    dns_listen(&list[i]) :
-		    net_listen(kind, &list[i], SOCK_STREAM) != NULL;
-
-		address_format(&list[i], true, text);
-		if (!ok) {
-			log_event(PART_MAIN, "-", "cannot listen on %s: %s",
-			    text, strerror(errno));
-			return false;
-		}
-		log_event(PART_MAIN, "-", "%s on %s", kind_name[kind], text);
-	}
-	return true;
-}
-
+/* Open all addresses that we listen on.  An exit status, its reason logged. */
 static int
 open_ports(void)
 {
-	const struct conf *conf = srv.conf;
-	bool ok = open_list(KIND_SMTP, conf->listen_smtp,
-		      conf->n_listen_smtp) &&
-	    open_list(KIND_POP3, conf->listen_pop3, conf->n_listen_pop3) &&
-	    open_list(KIND_DNS, conf->listen_dns, conf->n_listen_dns);
+	char text[PEER_TEXT];
 
-	return ok ? 0 : EX_UNAVAILABLE;
+	for (enum kind kind = 0; kind < NELEM(kind_name); kind++)
+		for (size_t i = 0; i < srv.conf->listen[kind].n; i++) {
+			const union address *a = &srv.conf->listen[kind].v[i];
+			bool ok = kind == KIND_DNS ?
+			    dns_listen(a) :
+			    net_listen(kind, a, SOCK_STREAM) != NULL;
+
+			address_format(a, true, text);
+			if (!ok) {
+				log_event(PART_MAIN, "-",
+				    "cannot listen on %s: %s", text,
+				    strerror(errno));
+				return EX_UNAVAILABLE;
+			}
+			log_event(PART_MAIN, "-", "%s on %s", kind_name[kind],
+			    text);
+		}
+	return 0;
 }
 
 /* A folder that is made here is given to the user whom we become.  lchown(),

@@ -85,8 +85,10 @@ struct conf {
 	struct conf *older; /* replaced by SIGHUP, perhaps still in use */
 	char *file;         /* NULL: the built-in default */
 	char *hostname, *data_dir;
-	union address *listen_smtp, *listen_pop3, *listen_dns, *resolvers;
-	size_t n_listen_smtp, n_listen_pop3, n_listen_dns, n_resolvers;
+	struct addresses {
+		union address *v;
+		size_t n;
+	} listen[N_KINDS], resolvers; /* KIND_RELAY has none */
 	struct zone **zones;
 	size_t n_zones;
 	struct names domains;

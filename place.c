@@ -26,8 +26,8 @@ is_ours(const struct conf *conf, const char *domain)
 		return names_has(&conf->domains, domain);
 	if (address_literal(domain, &literal) == NULL)
 		return false;
-	for (size_t i = 0; i < conf->n_listen_smtp; i++) {
-		const union address *listener = &conf->listen_smtp[i];
+	for (size_t i = 0; i < conf->listen[KIND_SMTP].n; i++) {
+		const union address *listener = &conf->listen[KIND_SMTP].v[i];
 
 		address_set_port(&literal, address_port(listener));
 		if (route_listens(listener, &literal))

@@ -541,9 +541,9 @@ start(struct question *q)
 {
 	const struct conf *conf = srv.conf;
 
-	while (q->tries < ROUNDS * conf->n_resolvers) {
+	while (q->tries < ROUNDS * conf->resolvers.n) {
 		const union address *to =
-		    &conf->resolvers[q->tries % conf->n_resolvers];
+		    &conf->resolvers.v[q->tries % conf->resolvers.n];
 
 		if (send_question(q, to))
 			return;

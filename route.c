@@ -276,8 +276,8 @@ is_our_address(const union address *a)
 {
 	const struct conf *conf = srv.conf;
 
-	for (size_t i = 0; i < conf->n_listen_smtp; i++) {
-		const union address *listener = &conf->listen_smtp[i];
+	for (size_t i = 0; i < conf->listen[KIND_SMTP].n; i++) {
+		const union address *listener = &conf->listen[KIND_SMTP].v[i];
 
 		if (address_port(listener) == conf->smtp_port &&
 		    (is_wildcard(a) || route_listens(listener, a)))

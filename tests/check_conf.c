@@ -18,7 +18,7 @@ struct field {
 	const char *name;
 	void (*show)(FILE *f, const struct conf *conf,
 	    const struct field *field);
-	size_t at, at_n;      /* its place, and that of its number */
+	size_t at;            /* its place */
 	const char *standard; /* its default; NULL: see the test */
 };
 
@@ -39,12 +39,11 @@ show_text(FILE *f, const struct conf *conf, const struct field *field)
 static void
 show_addresses(FILE *f, const struct conf *conf, const struct field *field)
 {
-	const union address *const *list = place(conf, field->at);
-	const size_t *n = place(conf, field->at_n);
+	const struct addresses *list = place(conf, field->at);
 	char text[PEER_TEXT];
 
-	for (size_t i = 0; i < *n; i++) {
-		address_format(&(*list)[i], true, text);
+	for (size_t i = 0; i < list->n; i++) {
+		address_format(&list->v[i], true, text);
 		fprintf(f, "%s%s", i > 0 ? " " : "", text);
 	}
 }
@@ -177,38 +176,37 @@ show_faults(FILE *f, const struct conf *conf, const struct field *field)
 
 /* The table of directives and their defaults, written again by hand. */
 static const struct field fields[] = {
-	{ "hostname", show_text, AT(hostname), 0, NULL },
-	{ "data_dir", show_text, AT(data_dir), 0, "~/mailserv-data" },
-	{ "listen_smtp", show_addresses, AT(listen_smtp), AT(n_listen_smtp),
+	{ "hostname", show_text, AT(hostname), NULL },
+	{ "data_dir", show_text, AT(data_dir), "~/mailserv-data" },
+	{ "listen_smtp", show_addresses, AT(listen[KIND_SMTP]),
 	    "[127.0.0.1]:2525" },
-	{ "listen_pop3", show_addresses, AT(listen_pop3), AT(n_listen_pop3),
+	{ "listen_pop3", show_addresses, AT(listen[KIND_POP3]),
 	    "[127.0.0.1]:1110" },
-	{ "listen_dns", show_addresses, AT(listen_dns), AT(n_listen_dns),
-	    "" },
-	{ "zone", show_size, AT(n_zones), 0, "0" },
-	{ "resolver", show_addresses, AT(resolvers), AT(n_resolvers), NULL },
-	{ "domain", show_names, AT(domains), 0, "" },
-	{ "relay_domain", show_relay_domains, 0, 0, "" },
-	{ "relay_from", show_networks, 0, 0, LOOPBACK },
-	{ "users", show_users, 0, 0, "" },
-	{ "alias", show_aliases, 0, 0, "" },
-	{ "catch_all", show_catch_all, 0, 0, "" },
-	{ "smtp_port", show_number, AT(smtp_port), 0, "25" },
-	{ "retry", show_retry, 0, 0, "60 300 900 1800 3600" },
-	{ "warn_after", show_time, AT(warn_after), 0, "14400" },
-	{ "expire", show_time, AT(expire), 0, "432000" },
-	{ "max_message", show_size, AT(max_message), 0, "52428800" },
-	{ "max_recipients", show_number, AT(max_recipients), 0, "1000" },
-	{ "max_clients", show_number, AT(max_clients), 0, "10000" },
-	{ "max_per_client", show_number, AT(max_per_client), 0, "100" },
-	{ "timeout_smtp", show_time, AT(timeout_smtp), 0, "300" },
-	{ "timeout_pop3", show_time, AT(timeout_pop3), 0, "600" },
-	{ "timeout_connect", show_time, AT(timeout_connect), 0, "30" },
-	{ "timeout_relay", show_time, AT(timeout_relay), 0, "300" },
-	{ "run_as", show_text, AT(run_as), 0, "" },
-	{ "plain_ok", show_yes_no, AT(plain_ok), 0, "no" },
-	{ "time_scale", show_number, AT(time_scale), 0, "1" },
-	{ "fault", show_faults, 0, 0, "" },
+	{ "listen_dns", show_addresses, AT(listen[KIND_DNS]), "" },
+	{ "zone", show_size, AT(n_zones), "0" },
+	{ "resolver", show_addresses, AT(resolvers), NULL },
+	{ "domain", show_names, AT(domains), "" },
+	{ "relay_domain", show_relay_domains, 0, "" },
+	{ "relay_from", show_networks, 0, LOOPBACK },
+	{ "users", show_users, 0, "" },
+	{ "alias", show_aliases, 0, "" },
+	{ "catch_all", show_catch_all, 0, "" },
+	{ "smtp_port", show_number, AT(smtp_port), "25" },
+	{ "retry", show_retry, 0, "60 300 900 1800 3600" },
+	{ "warn_after", show_time, AT(warn_after), "14400" },
+	{ "expire", show_time, AT(expire), "432000" },
+	{ "max_message", show_size, AT(max_message), "52428800" },
+	{ "max_recipients", show_number, AT(max_recipients), "1000" },
+	{ "max_clients", show_number, AT(max_clients), "10000" },
+	{ "max_per_client", show_number, AT(max_per_client), "100" },
+	{ "timeout_smtp", show_time, AT(timeout_smtp), "300" },
+	{ "timeout_pop3", show_time, AT(timeout_pop3), "600" },
+	{ "timeout_connect", show_time, AT(timeout_connect), "30" },
+	{ "timeout_relay", show_time, AT(timeout_relay), "300" },
+	{ "run_as", show_text, AT(run_as), "" },
+	{ "plain_ok", show_yes_no, AT(plain_ok), "no" },
+	{ "time_scale", show_number, AT(time_scale), "1" },
+	{ "fault", show_faults, 0, "" },
 };
 
 /* The field of this name, as text, in text[]. */

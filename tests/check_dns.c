@@ -1239,8 +1239,8 @@ begin_resolver(void)
 		ck_assert_int_eq(listen(servers[i].tcp, 4), 0);
 		list[i] = servers[i].address;
 	}
-	conf.resolvers = list;
-	conf.n_resolvers = 2;
+	conf.resolvers.v = list;
+	conf.resolvers.n = 2;
 }
 
 /* Turn until server i gets a query by UDP. */
@@ -1602,7 +1602,7 @@ START_TEST(refused_port_is_not_waited_for)
 	send_reply(1);
 	check_addr(l, 0, 7);
 	dns_drop(l);
-	conf.n_resolvers = 0;
+	conf.resolvers.n = 0;
 	l = dns_ask("b.test", RR_A);
 	turns(2);
 	ck_assert_int_eq(l->state, LOOKUP_FAILED);
@@ -2244,10 +2244,10 @@ START_TEST(asked_between_turns)
 	/* A configuration that was read again may have fewer servers. */
 	l = dns_ask("fewer.test", RR_A);
 	expect_query(0);
-	conf.n_resolvers = 1;
+	conf.resolvers.n = 1;
 	srv.frozen += 2 * SECOND;
 	expect_query(0);
-	conf.n_resolvers = 0;
+	conf.resolvers.n = 0;
 	srv.frozen += 2 * SECOND;
 	turns(2);
 	ck_assert_int_eq(l->state, LOOKUP_FAILED);

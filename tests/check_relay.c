@@ -387,7 +387,7 @@ setup(void)
 
 	srv = (struct server){ .frozen = 1000 * SECOND };
 	conf = (struct conf){ .hostname = hostname,
-		.listen_smtp = listens, .n_listen_smtp = 1,
+		.listen[KIND_SMTP] = { .v = listens, .n = 1 },
 		.timeout_connect = 30 * SECOND, .timeout_relay = 300 * SECOND,
 		.max_clients = 10 };
 	srv.conf = &conf;
