@@ -759,17 +759,12 @@ read_directive(struct reader *rd)
 		read_values(rd, dir, word + 1);
 }
 
-static bool
-was_given(const struct reader *rd, const char *name)
+/* The line on which a directive was given last, where a fault is told that
+ * shows only when all is read; 0: it was not given. */
+static unsigned
+line_of(const struct reader *rd, const char *name)
 {
-	return rd->seen[find_directive(name) - directives] > 0;
-}
-
-/* A fault that shows only when all is read is told where it was written. */
-static void
-blame(struct reader *rd, const char *name)
-{
-	rd->at.line = rd->seen[find_directive(name) - directives];
+	return rd->seen[find_directive(name) - directives];
 }
 
 /* ---- defaults, and what must fit together -------------------------------- */
@@ -826,7 +821,7 @@ conf_defaults(struct reader *rd)
 			snprintf(name, sizeof(name), "localhost");
 		conf->hostname = copy_text(rd, name);
 	}
-	if (!was_given(rd, "resolver"))
+	if (line_of(rd, "resolver") == 0)
 		default_resolvers(rd);
 }
 
@@ -848,15 +843,15 @@ check_domains(struct reader *rd)
 {
 	struct conf *conf = rd->conf;
 
-	if (!was_given(rd, "domain") && conf->users_given &&
+	if (line_of(rd, "domain") == 0 && conf->users_given &&
 	    !names_add(&conf->domains, conf->hostname))
 		no_memory(rd);
-	blame(rd, "domain");
+	rd->at.line = line_of(rd, "domain");
 	if (conf->domains.n > 0 && !conf->users_given)
 		WRONG(rd,
 		    "domain %s has no mailboxes: give users, or domain none",
 		    conf->domains.v[0]);
-	blame(rd, "relay_domain");
+	rd->at.line = line_of(rd, "relay_domain");
 	for (size_t i = 0; i < conf->n_relay_domains; i++)
 		if (names_has(&conf->domains, conf->relay_domains[i].name))
 			WRONG(rd, "%s is a domain and a relay_domain",
@@ -903,7 +898,7 @@ check_aliases(struct reader *rd)
 
 		read_alias(rd, find_directive("alias"), value);
 	}
-	blame(rd, "catch_all");
+	rd->at.line = line_of(rd, "catch_all");
 	if (conf->catch_all_name != NULL)
 		conf->catch_all = user_find(conf, conf->catch_all_name);
 	if (conf->catch_all_name != NULL && conf->catch_all == NULL)
@@ -923,7 +918,7 @@ check_plain(struct reader *rd)
 	const struct conf *conf = rd->conf;
 	bool exposed = false;
 
-	blame(rd, "users");
+	rd->at.line = line_of(rd, "users");
 	for (size_t i = 0; i < conf->listen[KIND_POP3].n; i++)
 		exposed |= !address_is_loopback(&conf->listen[KIND_POP3].v[i]);
 	for (size_t i = 0; i < conf->n_users; i++)
@@ -959,18 +954,18 @@ check_listeners(struct reader *rd)
 	const struct conf *conf = rd->conf;
 	const char *low = find_listener(conf, true);
 
-	blame(rd, conf->n_faults > 0 ? "fault" : "time_scale");
+	rd->at.line = line_of(rd, conf->n_faults > 0 ? "fault" : "time_scale");
 	if ((conf->n_faults > 0 || conf->time_scale > 1) &&
 	    find_listener(conf, false) != NULL)
 		WRONG(rd,
 		    "fault and time_scale are for laboratories: every"
 		    " listener must be on loopback");
 	if (low != NULL)
-		blame(rd, low);
+		rd->at.line = line_of(rd, low);
 	if (low != NULL && conf->run_as == NULL && geteuid() == 0)
 		WRONG(rd,
 		    "root on a port below 1024: run_as must say who to become");
-	blame(rd, "run_as");
+	rd->at.line = line_of(rd, "run_as");
 	if (conf->run_as != NULL && getpwnam(conf->run_as) == NULL)
 		WRONG(rd, "run_as: no such user: %s", conf->run_as);
 }
