@@ -583,7 +583,6 @@ read_users(struct reader *rd, const struct directive *dir, char **value)
 	struct reader inner = open_named(rd, path);
 
 	(void)dir;
-	rd->conf->users_given = true;
 	while (next_line(&inner))
 		if (inner.line[0] != '\0' && inner.line[0] != '#')
 			read_user(&inner, inner.line);
@@ -633,7 +632,7 @@ static const struct directive directives[] = {
 	    0 },
 	/* Lines NAME:{CRYPT}hash (see -H) or NAME:{PLAIN}password: each has a
 	 * mailbox.  Without it there are none, and domain is none, too. */
-	{ "users", NULL, read_users, 1, 1, AT(users_given), 0, 0 },
+	{ "users", NULL, read_users, 1, 1, AT(users), 0, 0 },
 	/* alias NAME TARGET: a user, or any address; NAME twice: both.
 	 * postmaster is one for the first user, where none is given. */
 	{ "alias", NULL, read_alias, 2, 2, 0, 0, 0 },
@@ -832,7 +831,6 @@ conf_builtin(struct reader *rd)
 {
 	char alice[] = "alice:{PLAIN}alice", bob[] = "bob:{PLAIN}bob";
 
-	rd->conf->users_given = true;
 	read_user(rd, alice);
 	read_user(rd, bob);
 }
@@ -842,12 +840,13 @@ static void
 check_domains(struct reader *rd)
 {
 	struct conf *conf = rd->conf;
+	bool users = conf->file == NULL || line_of(rd, "users") > 0;
 
-	if (line_of(rd, "domain") == 0 && conf->users_given &&
+	if (line_of(rd, "domain") == 0 && users &&
 	    !names_add(&conf->domains, conf->hostname))
 		no_memory(rd);
 	rd->at.line = line_of(rd, "domain");
-	if (conf->domains.n > 0 && !conf->users_given)
+	if (conf->domains.n > 0 && !users)
 		WRONG(rd,
 		    "domain %s has no mailboxes: give users, or domain none",
 		    conf->domains.v[0]);

@@ -98,7 +98,6 @@ struct conf {
 	size_t n_relay_from;
 	struct user *users; /* sorted by name */
 	size_t n_users;
-	bool users_given;
 	char *first_user; /* of the file: the default postmaster */
 	struct alias *aliases;
 	size_t n_aliases;
