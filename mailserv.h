@@ -203,14 +203,9 @@ struct job {
 
 /* One message in queue/: M3 and M4. */
 struct queued {
-	char id[ID_LEN + 1];
-	char *sender;
-	time_t arrived;
-	msec born; /* srv.now of its arrival: no clock step changes it */
-	size_t size, head, octets;
-	bool eightbit;
-	bool warned;             /* the sender knows that it is late */
-	size_t jobs;             /* that still wait or are under way */
+	struct envelope env; /* but for its recipients: they are in jobs */
+	msec born;   /* srv.now of its arrival: no clock step changes it */
+	size_t jobs; /* that still wait or are under way */
 	struct job *unscheduled; /* before schedule() */
 	struct queued *next_hash;
 };

@@ -278,7 +278,7 @@ queued_free(struct queued *q)
 		job_free(j);
 		dest_update(d);
 	}
-	free(q->sender);
+	free(q->env.sender);
 	free(q);
 }
 
@@ -316,7 +316,7 @@ queued_add(struct queued *q, const struct rcpt *from)
 static void
 schedule(struct queued *q)
 {
-	struct queued **bucket = message_bucket(q->id);
+	struct queued **bucket = message_bucket(q->env.id);
 
 	q->next_hash = *bucket;
 	*bucket = q;
@@ -333,10 +333,10 @@ schedule(struct queued *q)
 static void
 queued_done(struct queued *q)
 {
-	struct queued **at = message_bucket(q->id);
+	struct queued **at = message_bucket(q->env.id);
 
-	spool_remove(q->id);
-	log_event(PART_QUEUE, q->id, "done");
+	spool_remove(q->env.id);
+	log_event(PART_QUEUE, q->env.id, "done");
 	while (*at != q)
 		at = &(*at)->next_hash;
 	*at = q->next_hash;
@@ -353,16 +353,11 @@ queued_from(const struct envelope *e)
 
 	if (q == NULL)
 		return NULL;
-	*q = (struct queued){ .sender = strdup(e->sender),
-		.arrived = e->arrived,
-		.born = srv.now,
-		.size = e->size,
-		.head = e->head,
-		.octets = e->octets,
-		.eightbit = e->eightbit,
-		.warned = e->warned };
-	snprintf(q->id, sizeof(q->id), "%s", e->id);
-	bool ok = q->sender != NULL;
+	*q = (struct queued){ .env = *e, .born = srv.now };
+	q->env.rcpts = NULL;
+	q->env.n = 0;
+	q->env.sender = strdup(e->sender);
+	bool ok = q->env.sender != NULL;
 
 	for (size_t i = 0; i < e->n && ok; i++)
 		if (e->rcpts[i].state != RCPT_DONE)
@@ -404,7 +399,7 @@ is_loaded(const char *id)
 {
 	const struct queued *q = *message_bucket(id);
 
-	while (q != NULL && strcmp(q->id, id) != 0)
+	while (q != NULL && strcmp(q->env.id, id) != 0)
 		q = q->next_hash;
 	return q != NULL;
 }
@@ -448,9 +443,9 @@ load_one(const char *id)
 	spool_forget(&e);
 	if (q == NULL)
 		return false;
-	q->born -= believed_age(q->arrived);
+	q->born -= believed_age(q->env.arrived);
 	/* Too late to say until when it is tried: one try, then a report. */
-	q->warned |= srv.wall - (msec)q->arrived * 1000 >=
+	q->env.warned |= srv.wall - (msec)q->env.arrived * 1000 >=
 	    scaled(srv.conf->expire);
 	if (q->unscheduled == NULL) { /* the crash came right before M5 */
 		spool_remove(id);
@@ -490,14 +485,8 @@ static void job_settle(struct job *j);
 static bool
 to_operator(struct job *j)
 {
-	struct envelope e = { .sender = j->q->sender,
-		.arrived = j->q->arrived,
-		.size = j->q->size,
-		.head = j->q->head,
-		.octets = j->q->octets,
-		.eightbit = j->q->eightbit };
+	struct envelope e = j->q->env;
 
-	snprintf(e.id, sizeof(e.id), "%s", j->q->id);
 	e.rcpts = calloc(j->n, sizeof(*e.rcpts));
 	if (e.rcpts == NULL)
 		return false;
@@ -506,7 +495,7 @@ to_operator(struct job *j)
 			e.rcpts[e.n++] = j->rcpts[i];
 	bool ok = spool_fail(&e);
 
-	log_event(PART_QUEUE, j->q->id, "%s queue/failed recipients=%zu",
+	log_event(PART_QUEUE, j->q->env.id, "%s queue/failed recipients=%zu",
 	    ok ? "moved to" : "could not be moved to", e.n);
 	free(e.rcpts);
 	return ok;
@@ -542,7 +531,7 @@ report_done(struct job *j, bool told)
 static bool
 report_submit(struct job *j, bool warning)
 {
-	const char *sender = j->q->sender;
+	const char *sender = j->q->env.sender;
 	struct msg *m = sender[0] != '\0' ? spool_begin("") : NULL;
 
 	if (m == NULL || !place_add(srv.conf, m, sender) ||
@@ -558,7 +547,7 @@ report_submit(struct job *j, bool warning)
 	m->report_of = warning ? NULL : j;
 	spool_open(m);
 	report_write(m, j, !warning && !is_expired(j->q));
-	log_event(PART_QUEUE, j->q->id, "%s=%s to=<%s>",
+	log_event(PART_QUEUE, j->q->env.id, "%s=%s to=<%s>",
 	    warning ? "warning" : "report", m->id, sender);
 	spool_submit(m);
 	return true;
@@ -569,7 +558,7 @@ report_submit(struct job *j, bool warning)
 static void
 job_report(struct job *j)
 {
-	int fd = spool_content(j->q->id);
+	int fd = spool_content(j->q->env.id);
 
 	if (fd < 0 && errno == ENOENT)
 		report_done(j, true);
@@ -589,12 +578,12 @@ warn_if_late(struct queued *q)
 	struct envelope e;
 	msec after = scaled(srv.conf->warn_after);
 
-	if (after == 0 || srv.now - q->born < after || q->warned ||
-	    q->sender[0] == '\0' || srv.queue.late >= LATE_A_TURN ||
-	    !spool_read(srv.spool.dir, q->id, &e))
+	if (after == 0 || srv.now - q->born < after || q->env.warned ||
+	    q->env.sender[0] == '\0' || srv.queue.late >= LATE_A_TURN ||
+	    !spool_read(srv.spool.dir, q->env.id, &e))
 		return;
-	q->warned = true;
-	spool_append(q->id, "warned");
+	q->env.warned = true;
+	spool_append(q->env.id, "warned");
 	srv.queue.late++;
 	for (size_t i = 0; i < e.n; i++) {
 		const char *at = strrchr(e.rcpts[i].address, '@');
@@ -620,7 +609,7 @@ note_done(struct job *j)
 
 		if (r->state != RCPT_DONE || r->noted)
 			continue;
-		spool_append(j->q->id, "done %u", r->number);
+		spool_append(j->q->env.id, "done %u", r->number);
 		r->noted = true;
 	}
 }
@@ -692,7 +681,7 @@ job_give_up(struct job *j, const char *reason)
 			continue;
 		r->state = RCPT_FAILED;
 		set_text(&r->reply, reason);
-		log_event(PART_QUEUE, j->q->id, "failed to=<%s>: %s",
+		log_event(PART_QUEUE, j->q->env.id, "failed to=<%s>: %s",
 		    r->address, reason);
 	}
 	job_settle(j);
@@ -714,8 +703,8 @@ note_delays(struct job *j)
 		if (expired)
 			r->state = RCPT_FAILED;
 		else
-			spool_append(j->q->id, "try %u %u %lld %s", r->number,
-			    r->tries, (long long)r->next,
+			spool_append(j->q->env.id, "try %u %u %lld %s",
+			    r->number, r->tries, (long long)r->next,
 			    r->reply != NULL ? r->reply : "");
 	}
 }
@@ -869,10 +858,10 @@ static int
 open_content(const struct job *j)
 {
 	struct stat st;
-	int fd = spool_content(j->q->id);
+	int fd = spool_content(j->q->env.id);
 
 	if (fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) &&
-	    (j->q->octets == 0 || (size_t)st.st_size == j->q->octets))
+	    (j->q->env.octets == 0 || (size_t)st.st_size == j->q->env.octets))
 		return fd;
 	if (fd >= 0) {
 		close(fd);
@@ -889,7 +878,7 @@ job_unreadable(struct job *j, const char *why)
 	char text[REASON_MAX];
 
 	snprintf(text, sizeof(text), "4.3.0 content: %s", why);
-	log_event(PART_QUEUE, j->q->id, "deferred: %s", text);
+	log_event(PART_QUEUE, j->q->env.id, "deferred: %s", text);
 	for (size_t i = 0; i < j->n; i++)
 		if (j->rcpts[i].state == RCPT_WAITING) {
 			j->rcpts[i].state = RCPT_DELAYED;

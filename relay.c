@@ -285,7 +285,7 @@ relay_note(struct relay *r, const char *what, const char *detail)
 	    what, detail);
 	snprintf(r->news.status, sizeof(r->news.status), "%s",
 	    r->stage <= AT_CONNECT ? "4.4.1" : "4.4.2");
-	log_event(PART_QUEUE, r->job != NULL ? r->job->q->id : "-",
+	log_event(PART_QUEUE, r->job != NULL ? r->job->q->env.id : "-",
 	    "host failed: %s", r->news.reason);
 }
 
@@ -384,7 +384,7 @@ rcpt_judge(struct relay *r, struct rcpt *rcpt, const char *reply)
 	rcpt->state = reply[0] == '5' ? RCPT_FAILED :
 	    reply[0] == '4'           ? RCPT_DELAYED :
 					RCPT_DONE;
-	log_event(PART_QUEUE, r->job->q->id, "to=<%s> host=%s reply=\"%s\"",
+	log_event(PART_QUEUE, r->job->q->env.id, "to=<%s> host=%s reply=\"%s\"",
 	    rcpt->address, r->peer, reply);
 }
 
@@ -420,20 +420,20 @@ relay_reset(struct relay *r)
 /* The size of what the host gets (RFC 1870 6): without our Return-Path: line,
  * whose CR is in `size`, and not in `head`. */
 static size_t
-sent_size(const struct queued *q)
+sent_size(const struct envelope *e)
 {
-	return q->head > 0 ? q->size - q->head - 1 : q->size;
+	return e->head > 0 ? e->size - e->head - 1 : e->size;
 }
 
 /* Why the host cannot even be offered this message; NULL: it can. */
 static const char *
 obstacle(const struct relay *r)
 {
-	const struct queued *q = r->job->q;
+	const struct envelope *e = &r->job->q->env;
 
-	if (r->size_max > 0 && sent_size(q) > r->size_max)
+	if (r->size_max > 0 && sent_size(e) > r->size_max)
 		return "5.3.4 larger than the host takes (RFC 1870 6.1)";
-	if (q->eightbit && !r->eightbit)
+	if (e->eightbit && !r->eightbit)
 		return "5.6.3 8-bit, and the host is not (RFC 6152 3)";
 	return NULL;
 }
@@ -442,13 +442,13 @@ obstacle(const struct relay *r)
 static void
 say_mail(struct relay *r)
 {
-	const struct queued *q = r->job->q;
+	const struct envelope *e = &r->job->q->env;
 	char size[40] = "";
 
 	if (r->sized)
-		snprintf(size, sizeof(size), " SIZE=%zu", sent_size(q));
-	relay_say(r, AT_MAIL, "MAIL FROM:<%s>%s%s", q->sender, size,
-	    q->eightbit ? " BODY=8BITMIME" : "");
+		snprintf(size, sizeof(size), " SIZE=%zu", sent_size(e));
+	relay_say(r, AT_MAIL, "MAIL FROM:<%s>%s%s", e->sender, size,
+	    e->eightbit ? " BODY=8BITMIME" : "");
 }
 
 /* Say as much as may be said now: all of it where the host does PIPELINING,
@@ -519,7 +519,7 @@ relay_pour(struct relay *r)
 	if (n != 0)
 		return;
 	snprintf(chunk, sizeof(chunk), "(%lld octets of content)",
-	    (long long)r->offset - (long long)r->job->q->head);
+	    (long long)r->offset - (long long)r->job->q->env.head);
 	trace(c, '>', chunk, stages[AT_CONTENT].rfc);
 	buf_put(&c->out, dots_end(r->last), strlen(dots_end(r->last)));
 	c->more = false;
@@ -611,7 +611,7 @@ hear_data(struct relay *r)
 		relay_say(r, AT_DOT, ".");
 		relay_enter(r, AT_DOT);
 	} else {
-		r->offset = (off_t)r->job->q->head;
+		r->offset = (off_t)r->job->q->env.head;
 		r->last = '\n';
 		relay_enter(r, AT_CONTENT);
 	}

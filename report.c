@@ -129,7 +129,8 @@ put_status(struct msg *m, const struct job *j, const struct rcpt *r)
 	if (is_hosts)
 		put(m, "Diagnostic-Code: smtp; %s\n", reply);
 	if (m->warning)
-		put_date(m, "Will-Retry-Until", j->q->arrived + (time_t)term);
+		put_date(m, "Will-Retry-Until",
+		    j->q->env.arrived + (time_t)term);
 	put(m, "\n");
 }
 
@@ -137,12 +138,12 @@ put_status(struct msg *m, const struct job *j, const struct rcpt *r)
  * 900 octets, which is less than put() holds and than the 998 that a line of a
  * message may have (RFC 5322 2.1.1). */
 static void
-put_original(struct msg *m, const struct queued *q, bool patient)
+put_original(struct msg *m, const struct envelope *e, bool patient)
 {
-	int fd = spool_content(q->id);
+	int fd = spool_content(e->id);
 	char *text = malloc(HEADER_MAX + 1);
 	ssize_t len = fd >= 0 && text != NULL ?
-	    pread(fd, text, HEADER_MAX, (off_t)q->head) :
+	    pread(fd, text, HEADER_MAX, (off_t)e->head) :
 	    -1;
 
 	/* What cannot be read now may be later. */
@@ -174,7 +175,7 @@ report_write(struct msg *m, const struct job *j, bool patient)
 
 	put_date(m, "Date", m->arrived);
 	put(m, "From: Mail Delivery System <MAILER-DAEMON@%s>\nTo: <%s>\n",
-	    host, j->q->sender);
+	    host, j->q->env.sender);
 	put(m,
 	    "Subject: %s\n"
 	    "Message-ID: <%s@%s>\nAuto-Submitted: auto-replied\n"
@@ -188,10 +189,10 @@ report_write(struct msg *m, const struct job *j, bool patient)
 	    "--%s\nContent-Type: message/delivery-status\n\n"
 	    "Reporting-MTA: dns; %s\n",
 	    m->id, host);
-	put_date(m, "Arrival-Date", j->q->arrived);
+	put_date(m, "Arrival-Date", j->q->env.arrived);
 	put(m, "\n");
 	for (size_t i = 0; i < j->n; i++)
 		if (tells_of(m, &j->rcpts[i]))
 			put_status(m, j, &j->rcpts[i]);
-	put_original(m, j->q, patient);
+	put_original(m, &j->q->env, patient);
 }

@@ -329,7 +329,7 @@ START_TEST(drains_in_order)
 		struct job *j = ready(r);
 
 		ck_assert_ptr_nonnull(j);
-		ck_assert_str_eq(j->q->id, ids[i]);
+		ck_assert_str_eq(j->q->env.id, ids[i]);
 		say(j, RCPT_DONE, "250 ok");
 		sent(r);
 		ck_assert_int_eq(count_files("queue", ".env"), 7 - i);
@@ -1389,7 +1389,7 @@ START_TEST(loaded_once)
 	ck_assert(queue_load(false)); /* one is under way */
 	struct job *j = ready(only());
 
-	ck_assert_str_eq(j->q->id, first);
+	ck_assert_str_eq(j->q->env.id, first);
 	ck_assert(queue_load(false));
 	say(j, RCPT_DONE, "250 ok");
 	sent(only());

@@ -400,8 +400,8 @@ setup(void)
 	}
 	conf.smtp_port = port;
 	ck_assert(address_parse("127.0.0.9", port, &listens[0]));
-	queued = (struct queued){ .id = "0123456789abcdef",
-		.sender = sender };
+	queued = (struct queued){ .env = { .id = "0123456789abcdef",
+		.sender = sender } };
 	dns_slow = dns_dead = false;
 	content = memfd_create("content", MFD_CLOEXEC);
 }
@@ -477,10 +477,11 @@ give(size_t n, const char *text)
 		rcpts[i].address = strdup(address);
 	}
 	job = (struct job){ .q = &queued, .rcpts = rcpts, .n = n };
-	queued.head = (size_t)dprintf(content, "Return-Path: <s>\n");
-	queued.size = queued.head + 1 + (size_t)dprintf(content, "%s", text);
+	queued.env.head = (size_t)dprintf(content, "Return-Path: <s>\n");
+	queued.env.size = queued.env.head + 1 +
+	    (size_t)dprintf(content, "%s", text);
 	for (const char *at = text; *at != '\0'; at++)
-		queued.size += *at == '\n';
+		queued.env.size += *at == '\n';
 }
 
 /* Turn until something is to be told; give the job when it is ready. */
@@ -1112,13 +1113,13 @@ START_TEST(rfc1870_size_and_rfc6152_eightbit)
 	    "C: MAIL FROM:<s@self.test> SIZE=25 BODY=8BITMIME\r\n", "S: 250",
 	    RCPT(1), "S: 250", "C: DATA", "S: 354", "D:", "S: 250 ok");
 	give(1, "Subject: x\n\n.dot\nend\n");
-	queued.eightbit = true;
+	queued.env.eightbit = true;
 	relay = relay_open("fake");
 	ck_assert_int_eq(run(true), RELAY_SENT);
 	ck_assert_str_eq(fates(), "D");
 	ck_assert_uint_eq(fakes[0].content_len, 25 + 1);
 	rcpts[0].state = RCPT_WAITING;
-	queued.size++; /* one past it */
+	queued.env.size++; /* one past it */
 	ck_assert_int_eq(run(true), RELAY_SENT);
 	ck_assert_str_eq(fates(), "F");
 	ck_assert(strncmp(rcpts[0].reply, "5.3.4", 5) == 0);
@@ -1129,11 +1130,11 @@ END_TEST
 START_TEST(rfc6152_3_eightbit_without_8bitmime)
 {
 	fakes[0].script = SCRIPT(PLAIN, BYE);
-	queued.eightbit = true;
+	queued.env.eightbit = true;
 	ck_assert_int_eq(deliver("fake", 200), RELAY_SENT);
 	ck_assert_uint_eq(strspn(fates(), "F"), 200);
 	ck_assert(strncmp(rcpts[199].reply, "5.6.3", 5) == 0);
-	queued.eightbit = false;
+	queued.env.eightbit = false;
 }
 END_TEST
 
@@ -1337,7 +1338,8 @@ give_large(size_t lines)
 {
 	give(1, "");
 	for (size_t i = 0; i < lines; i++)
-		queued.size += 1 + (size_t)dprintf(content, ".%05zu %s\n", i,
+		queued.env.size += 1 + (size_t)dprintf(content,
+		    ".%05zu %s\n", i,
 		    "and some more text to fill the line with");
 }
 
@@ -1350,7 +1352,7 @@ START_TEST(rfc5321_4_5_3_2_5_large_content)
 	relay = relay_open("fake");
 	ck_assert_int_eq(run(true), RELAY_SENT);
 	ck_assert_uint_eq(fakes[0].content_len,
-	    queued.size - queued.head - 1 + lines); /* its dots are two */
+	    queued.env.size - queued.env.head - 1 + lines); /* two dots each */
 	ck_assert_uint_eq(relay->link->c.out.cap, LARGE_BUF);
 	for (size_t i = 0, at = 0; i < lines; i++, at += 50) {
 		unsigned number;
