@@ -763,42 +763,28 @@ net_accept(struct conn *listener, size_t size, const char *busy)
 	return NULL;
 }
 
-/* A socket of this type, connected to an address or about to be. */
-static bool
-connect_socket(struct conn *c, enum kind kind, const union address *to,
-    int type)
+bool
+net_connect(struct conn *c, enum kind kind, const union address *to, int type)
 {
+	int one = 1;
 	int fd = socket(to->any.sa_family, type | SOCK_NONBLOCK | SOCK_CLOEXEC,
 	    0);
 
 	if (fd < 0)
 		return false;
 	c->peer = *to;
-	if ((connect(fd, &to->any, address_len(to)) == 0 ||
-		errno == EINPROGRESS) &&
-	    net_add(c, fd, kind, SMALL_BUF))
-		return true;
-	int why = errno;
+	if ((connect(fd, &to->any, address_len(to)) < 0 &&
+		errno != EINPROGRESS) ||
+	    !net_add(c, fd, kind, SMALL_BUF)) {
+		int why = errno;
 
-	close(fd);
-	errno = why;
-	return false;
-}
-
-bool
-net_connect_udp(struct conn *c, enum kind kind, const union address *to)
-{
-	return connect_socket(c, kind, to, SOCK_DGRAM);
-}
-
-bool
-net_connect(struct conn *c, enum kind kind, const union address *to)
-{
-	int one = 1;
-
-	if (!connect_socket(c, kind, to, SOCK_STREAM))
+		close(fd);
+		errno = why;
 		return false;
-	setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	}
+	if (type == SOCK_DGRAM)
+		return true;
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 	c->deaf = c->more = true; /* POLLOUT will tell that it is connected */
 	return true;
 }

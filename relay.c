@@ -299,7 +299,8 @@ relay_connect(struct relay *r, const struct hop *hop)
 	address_format(&hop->addr, true, text);
 	snprintf(r->peer, sizeof(r->peer), "%s %s", hop->host->name, text);
 	snprintf(r->news.host, sizeof(r->news.host), "%s", hop->host->name);
-	if (link == NULL || !net_connect(&link->c, KIND_RELAY, &hop->addr)) {
+	if (link == NULL ||
+	    !net_connect(&link->c, KIND_RELAY, &hop->addr, SOCK_STREAM)) {
 		relay_note(r, "cannot be tried: ", strerror(errno));
 		free(link);
 		return false;

@@ -504,7 +504,7 @@ send_udp(struct link *link, const union address *to)
 	struct conn *c = &link->c;
 
 	/* Its buffers stay empty: with room in them, poll() is asked. */
-	if (!net_connect_udp(c, KIND_DNS, to))
+	if (!net_connect(c, KIND_DNS, to, SOCK_DGRAM))
 		return false;
 	size_t len = make_query(link->q);
 
@@ -523,7 +523,7 @@ send_question(struct question *q, const union address *to)
 	if (link == NULL)
 		return false;
 	link->q = q;
-	if (!(q->stream ? net_connect(&link->c, KIND_DNS, to) :
+	if (!(q->stream ? net_connect(&link->c, KIND_DNS, to, SOCK_STREAM) :
 			  send_udp(link, to))) {
 		free(link);
 		return false;

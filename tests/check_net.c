@@ -1644,7 +1644,7 @@ START_TEST(listen_fails_cleanly)
 	setrlimit(RLIMIT_NOFILE, &tight);
 	struct conn *none = net_listen(KIND_POP3, &a, SOCK_STREAM);
 	int why = errno;
-	bool begun = net_connect(&c, KIND_RELAY, &a);
+	bool begun = net_connect(&c, KIND_RELAY, &a, SOCK_STREAM);
 	int why_not = errno;
 
 	setrlimit(RLIMIT_NOFILE, &limit);
@@ -1686,7 +1686,7 @@ START_TEST(connect_and_be_told)
 	struct conn *c = calloc(1, sizeof(*c));
 	union address to = listener->peer;
 
-	ck_assert(net_connect(c, KIND_RELAY, &to));
+	ck_assert(net_connect(c, KIND_RELAY, &to, SOCK_STREAM));
 	ck_assert_int_eq(outcome(c), 0);
 	ck_assert(!c->client);
 	c->deaf = c->more = false;
@@ -1719,7 +1719,7 @@ START_TEST(connect_refused)
 	settle_all();
 	int before = open_files();
 
-	if (net_connect(c, KIND_RELAY, &nobody)) {
+	if (net_connect(c, KIND_RELAY, &nobody, SOCK_STREAM)) {
 		ck_assert_int_eq(outcome(c), ECONNREFUSED);
 		c->doomed = true;
 		settle_all();
@@ -1739,7 +1739,7 @@ START_TEST(connect_impossible)
 	int before = open_files();
 	struct conn c = { 0 };
 
-	ck_assert(!net_connect(&c, KIND_RELAY, &to));
+	ck_assert(!net_connect(&c, KIND_RELAY, &to, SOCK_STREAM));
 	ck_assert_int_ne(errno, 0);
 	ck_assert_int_eq(open_files(), before);
 	ck_assert_uint_eq(srv.net.n, 0);
