@@ -344,6 +344,14 @@ net_write(struct conn *c)
 	return io_result(n);
 }
 
+bool
+net_say(struct conn *c, const char *line, const char *rfc)
+{
+	trace(c, '>', line, rfc);
+	return buf_put(&c->out, line, strlen(line)) &&
+	    buf_put(&c->out, "\r\n", 2);
+}
+
 /* ---- addresses ----------------------------------------------------------- */
 
 socklen_t

@@ -249,6 +249,9 @@ struct conn *net_next(enum kind kind, const struct conn *after);
 /* Read once into c->in.  IO_AGAIN also where the buffer is full. */
 enum io net_read(struct conn *c);
 
+/* Append one line to c->out, with CRLF, and trace it.  False: it did not fit. */
+bool net_say(struct conn *c, const char *line, const char *rfc);
+
 /* c has changed although it was not ready (someone else's doing): look at it
  * in net_settle(). */
 void net_touch(struct conn *c);

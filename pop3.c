@@ -284,18 +284,9 @@ pop3_alive(struct pop3 *s)
 	s->c.late = false; /* or a last word that is long would be cut */
 }
 
-/* Append one line to what goes out.  A last word may come while much waits:
- * if it does not fit, it is not heard. */
-static void
-put_line(struct pop3 *s, const char *line, const char *rfc)
-{
-	trace(&s->c, '>', line, rfc);
-	if (buf_put(&s->c.out, line, strlen(line)))
-		(void)buf_put(&s->c.out, "\r\n", 2);
-}
-
 /* Put a verdict into words.  After the last ones the connection must end:
- * net.c closes it once they are sent. */
+ * net.c closes it once they are sent.  They may come while much waits: if they
+ * do not fit, they are not heard. */
 static void
 pop3_say(struct pop3 *s, enum verdict v)
 {
@@ -309,7 +300,7 @@ pop3_say(struct pop3 *s, enum verdict v)
 	else
 		snprintf(line, sizeof(line), "%s%s (%s)", reply[v].text,
 		    s->note, rfc);
-	put_line(s, line, rfc);
+	(void)net_say(&s->c, line, rfc);
 	s->c.doomed |= s->state == POP3_BYE;
 	pop3_alive(s);
 }
@@ -395,7 +386,9 @@ feed_line(struct pop3 *s)
 
 	while (!capa && s->at < n && s->drop.v[s->at].deleted)
 		s->at++;
-	put_line(s, s->at < n ? listing(s, s->at, text) : ".", s->verb->rfc);
+	const char *line = s->at < n ? listing(s, s->at, text) : ".";
+
+	(void)net_say(&s->c, line, s->verb->rfc); /* pop3_feed(): it fits */
 	if (s->at++ == n)
 		feed_end(s);
 }

@@ -248,11 +248,7 @@ relay_say(struct relay *r, enum stage of, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(line, sizeof(line) - 2, fmt, ap);
 	va_end(ap);
-	trace(&r->link->c, '>', line, stages[of].rfc);
-	size_t len = strlen(line);
-
-	memcpy(line + len, "\r\n", 2);
-	bool fits = buf_put(&r->link->c.out, line, len + 2);
+	bool fits = net_say(&r->link->c, line, stages[of].rfc);
 
 	assert(fits); /* what was said before has been answered */
 	(void)fits;

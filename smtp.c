@@ -627,14 +627,12 @@ put_line(struct smtp *s, enum verdict verdict, char mark, const char *text)
 
 	snprintf(line, sizeof(line), "%u%c%s%.400s%s%s%s", code, mark, status,
 	    text, why ? " (" : "", why ? rfc : "", why ? ")" : "");
-	trace(&s->c, '>', line, rfc);
+	/* A last word may come while much waits: if it does not fit, it is
+	 * not heard. */
+	(void)net_say(&s->c, line, rfc);
 	if (why)
 		log_conn(&s->c, "refused id=%s peer=%s: %s",
 		    s->msg != NULL ? s->msg->id : "-", s->c.peer_text, line);
-	/* A last word may come while much waits: if it does not fit, it is
-	 * not heard. */
-	if (buf_put(&s->c.out, line, strlen(line)))
-		(void)buf_put(&s->c.out, "\r\n", 2);
 }
 
 /* Something has come that wants an answer: a command, but also the connection
