@@ -1080,6 +1080,12 @@ digits_parse(const char **text, uint64_t *number)
 	return true;
 }
 
+bool
+net_is_word(const char *text, size_t len, const char *word)
+{
+	return strlen(word) == len && strncasecmp(text, word, len) == 0;
+}
+
 char *
 lower_copy(const char *text, size_t len)
 {

@@ -293,6 +293,8 @@ char *net_path_beside(const char *file, const char *path);
  * zero, or a sign.  What is too large becomes UINT64_MAX, not the remainder:
  * RETR 4294967297 must never mean message 1. */
 bool digits_parse(const char **text, uint64_t *number);
+/* Are len octets of text this word, without regard to case? */
+bool net_is_word(const char *text, size_t len, const char *word);
 /* A copy in lower case (ASCII only), from malloc(); NULL: no memory. */
 char *lower_copy(const char *text, size_t len);
 /* names_add() copies, keeps order, and ignores what is there already; false:

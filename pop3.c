@@ -25,7 +25,6 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 #include <unistd.h>
 #include "mailserv.h"
 
@@ -767,8 +766,7 @@ static const struct verb *
 verb_find(const char *line, size_t len)
 {
 	for (size_t i = 0; i < NELEM(verbs); i++)
-		if (strlen(verbs[i].name) == len &&
-		    strncasecmp(line, verbs[i].name, len) == 0)
+		if (net_is_word(line, len, verbs[i].name))
 			return &verbs[i];
 	return NULL;
 }

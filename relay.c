@@ -23,7 +23,6 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 #include <unistd.h>
 #include "mailserv.h"
 
@@ -659,26 +658,19 @@ relay_hear(struct relay *r)
 
 /* ---- the dialogue: lines ------------------------------------------------- */
 
-/* Is text this keyword, with or without a parameter? */
-static bool
-is_keyword(const char *text, const char *keyword)
-{
-	size_t len = strlen(keyword);
-
-	return strncasecmp(text, keyword, len) == 0 &&
-	    (text[len] == '\0' || text[len] == ' ');
-}
-
-/* One line of the answer to EHLO (RFC 5321 4.1.1.1). */
+/* One line of the answer to EHLO, a keyword with or without a parameter (RFC
+ * 5321 4.1.1.1). */
 static void
 note_extension(struct relay *r, const char *text)
 {
-	r->pipelining |= is_keyword(text, "PIPELINING");
-	r->eightbit |= is_keyword(text, "8BITMIME");
-	if (!is_keyword(text, "SIZE"))
+	size_t len = strcspn(text, " ");
+
+	r->pipelining |= net_is_word(text, len, "PIPELINING");
+	r->eightbit |= net_is_word(text, len, "8BITMIME");
+	if (!net_is_word(text, len, "SIZE"))
 		return;
 	r->sized = true;
-	r->size_max = strtoull(text + strlen("SIZE"), NULL, 10);
+	r->size_max = strtoull(text + len, NULL, 10);
 }
 
 /* Is this a line of a reply (RFC 5321 4.2)?  No octet of it may be a NUL, for

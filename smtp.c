@@ -310,8 +310,8 @@ take_param(struct smtp *s, const char *text, size_t len, unsigned *seen)
 {
 	enum { SIZE = 1, BODY = 2 };
 	size_t name = strcspn(text, "= ");
-	bool size = name == 4 && strncasecmp(text, "SIZE", 4) == 0;
-	bool body = name == 4 && strncasecmp(text, "BODY", 4) == 0;
+	bool size = net_is_word(text, name, "SIZE");
+	bool body = net_is_word(text, name, "BODY");
 	unsigned which = size ? SIZE : BODY;
 
 	if (!size && !body)
@@ -323,8 +323,8 @@ take_param(struct smtp *s, const char *text, size_t len, unsigned *seen)
 	if (size)
 		return take_size(s, text + name, len - name);
 	smtp_note(s, "BODY= is 7BIT or 8BITMIME");
-	bool known = (len == 9 && strncasecmp(text, "BODY=7BIT", 9) == 0) ||
-	    (len == 13 && strncasecmp(text, "BODY=8BITMIME", 13) == 0);
+	bool known = net_is_word(text, len, "BODY=7BIT") ||
+	    net_is_word(text, len, "BODY=8BITMIME");
 
 	return known ? SAY_OK : SAY_SYNTAX;
 }
@@ -512,8 +512,7 @@ static const struct smtp_verb *
 verb_find(const char *word, size_t len)
 {
 	for (size_t i = 0; i < NELEM(verbs); i++)
-		if (strlen(verbs[i].name) == len &&
-		    strncasecmp(word, verbs[i].name, len) == 0)
+		if (net_is_word(word, len, verbs[i].name))
 			return &verbs[i];
 	return NULL;
 }
@@ -686,8 +685,7 @@ is_foreign(const char *line, size_t len)
 		"OPTIONS", "CONNECT", "Host:" };
 
 	for (size_t i = 0; i < NELEM(words); i++)
-		if (strlen(words[i]) == len &&
-		    strncasecmp(line, words[i], len) == 0)
+		if (net_is_word(line, len, words[i]))
 			return true;
 	return false;
 }
@@ -796,8 +794,8 @@ header_line(struct content *content)
 	const char *colon = line + name + strspn(line + name, " \t");
 
 	content->in_header = name > 0 ? *colon == ':' : colon > line;
-	if (name == 8 && *colon == ':')
-		content->received += strncasecmp(line, "Received", 8) == 0;
+	content->received += *colon == ':' &&
+	    net_is_word(line, name, "Received");
 }
 
 /* Octets of the message.  Once it is sure to be refused, its disk space is
