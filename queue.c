@@ -111,22 +111,6 @@ dest_due(const struct dest *d)
 	return d->delayed->due > d->backoff ? d->delayed->due : d->backoff;
 }
 
-/* Forget a destination for which nothing waits. */
-static void
-dest_free(struct dest *d)
-{
-	struct dest **at = dest_bucket(d->domain);
-
-	while (*at != d)
-		at = &(*at)->next_hash;
-	*at = d->next_hash;
-	srv.queue.n_dests--;
-	srv.queue.hosts_changed |= d->fails > 0;
-	free(d->domain);
-	free(d->reason);
-	free(d);
-}
-
 /* Something has changed: wake in time for it.  Or forget the destination, for
  * it lives while a job or an attempt is its own, and while ETRN may not ask for
  * it: the caller may not look at it again. */
@@ -137,8 +121,18 @@ dest_update(struct dest *d)
 
 	if (due < srv.queue.wake)
 		srv.queue.wake = due;
-	if (d->jobs == 0 && d->attempts == 0 && d->etrn <= srv.now)
-		dest_free(d);
+	if (d->jobs > 0 || d->attempts > 0 || d->etrn > srv.now)
+		return;
+	struct dest **at = dest_bucket(d->domain);
+
+	while (*at != d)
+		at = &(*at)->next_hash;
+	*at = d->next_hash;
+	srv.queue.n_dests--;
+	srv.queue.hosts_changed |= d->fails > 0;
+	free(d->domain);
+	free(d->reason);
+	free(d);
 }
 
 static struct dest *
@@ -327,21 +321,6 @@ schedule(struct queued *q)
 		job_enqueue(j, false);
 		dest_update(j->dest);
 	}
-}
-
-/* M5: nothing is left to do. */
-static void
-queued_done(struct queued *q)
-{
-	struct queued **at = message_bucket(q->env.id);
-
-	spool_remove(q->env.id);
-	log_event(PART_QUEUE, q->env.id, "done");
-	while (*at != q)
-		at = &(*at)->next_hash;
-	*at = q->next_hash;
-	srv.queue.n_messages--;
-	queued_free(q);
 }
 
 /* The queue's own record of an envelope; NULL: no memory.  Recipients that
@@ -614,16 +593,24 @@ note_done(struct job *j)
 	}
 }
 
-/* Nothing waits in this job any more. */
+/* Nothing waits in this job any more.  The last one of a message ends it: M5. */
 static void
 job_over(struct job *j)
 {
 	struct queued *q = j->q;
 
-	q->jobs--;
 	job_free(j);
-	if (q->jobs == 0)
-		queued_done(q);
+	if (--q->jobs > 0)
+		return;
+	spool_remove(q->env.id);
+	log_event(PART_QUEUE, q->env.id, "done");
+	struct queued **at = message_bucket(q->env.id);
+
+	while (*at != q)
+		at = &(*at)->next_hash;
+	*at = q->next_hash;
+	srv.queue.n_messages--;
+	queued_free(q);
 }
 
 /* Where does a job go that no attempt holds any more?  Failed recipients are
