@@ -827,18 +827,6 @@ content_run(struct smtp *s, const char *data, size_t len)
 	return run;
 }
 
-/* A line's end; LF is how the spool writes it. */
-static void
-content_newline(struct smtp *s)
-{
-	struct content *content = &s->content;
-
-	content->size += 2;
-	if (content->in_header)
-		header_line(content);
-	content_put(s, "\n", 1);
-}
-
 /* Between runs every state waits for one octet, and goes on when it comes;
  * otherwise the line is text, and that octet belongs to it.  A dot that the
  * line began with is then dropped: the client has doubled it, or should have
@@ -861,8 +849,12 @@ content_step(struct smtp *s, char octet)
 	struct content *content = &s->content;
 	bool came = octet == await[content->dot].octet;
 
-	if (content->dot == DOT_CR && came)
-		content_newline(s);
+	if (content->dot == DOT_CR && came) { /* a line's end */
+		content->size += 2;
+		if (content->in_header)
+			header_line(content);
+		content_put(s, "\n", 1); /* so the spool writes it */
+	}
 	if ((content->dot == DOT_CR || content->dot == DOT_DOT_CR) && !came)
 		content->bare = true;
 	content->dot = came ? await[content->dot].next : DOT_TEXT;
