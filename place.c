@@ -41,9 +41,8 @@ static void
 unquote(char *local)
 {
 	char *to = local;
-	bool quoted = *local == '"';
 
-	if (!quoted)
+	if (*local != '"')
 		return;
 	for (const char *from = local + 1; *from != '\0'; from++) {
 		if (*from == '\\' && from[1] != '\0')
@@ -55,36 +54,29 @@ unquote(char *local)
 	*to = '\0';
 }
 
-/* Put a user's mailbox on the message's list; m NULL: only asked. */
-static enum place
-to_mailbox(struct msg *m, const struct user *user)
-{
-	if (m != NULL && !names_add(&m->locals, user->name))
-		m->error = ENOMEM;
-	return PLACE_LOCAL;
-}
-
 static enum place resolve(const struct conf *conf, const char *address,
     struct msg *m, unsigned depth);
 
-/* A local part of ours: user, then alias, then catch_all. */
+/* A local part of ours: user, then alias, then catch_all.  m NULL: it is only
+ * asked. */
 static enum place
 resolve_local(const struct conf *conf, const char *local, struct msg *m,
     unsigned depth)
 {
 	const struct user *user = user_find(conf, local);
-	enum place found = PLACE_NOBODY;
+	bool ask = user == NULL && depth < ALIAS_DEPTH, found = false;
 
-	if (user != NULL)
-		return to_mailbox(m, user);
-	for (size_t i = 0; i < conf->n_aliases && depth < ALIAS_DEPTH; i++)
+	for (size_t i = 0; i < conf->n_aliases && ask; i++)
 		if (strcasecmp(conf->aliases[i].name, local) == 0 &&
 		    resolve(conf, conf->aliases[i].target, m, depth + 1) !=
 			PLACE_NOBODY)
-			found = PLACE_LOCAL;
-	if (found == PLACE_NOBODY && conf->catch_all != NULL)
-		return to_mailbox(m, conf->catch_all);
-	return found;
+			found = true;
+	if (user == NULL && !found)
+		user = conf->catch_all;
+	if (user != NULL && m != NULL && !names_add(&m->locals, user->name))
+		m->error = ENOMEM;
+	found |= user != NULL;
+	return found ? PLACE_LOCAL : PLACE_NOBODY;
 }
 
 /* Is the domain one that we relay for, and the local part known there? */
