@@ -112,16 +112,14 @@ skip_space(struct loader *ld)
 		if (*src->at == '(') {
 			if (src->parens++ == 0)
 				src->paren_line = src->line;
-		} else if (*src->at == ')') {
-			if (src->parens == 0)
-				wrong(ld, ")", "there was no (");
-			else
-				src->parens--;
-		} else if (*src->at != '\n' || src->parens == 0) {
-			return;
-		} else {
+		} else if (*src->at == ')' && src->parens == 0)
+			wrong(ld, ")", "there was no (");
+		else if (*src->at == ')')
+			src->parens--;
+		else if (*src->at == '\n' && src->parens > 0)
 			src->line++;
-		}
+		else
+			return;
 	}
 }
 
