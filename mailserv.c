@@ -161,8 +161,6 @@ raise_limit(void)
 	limit.rlim_cur = limit.rlim_max;
 	if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
 		log_event(PART_MAIN, "-", "RLIMIT_NOFILE: %s", strerror(errno));
-	if (conf->max_clients + SPARE_FILES <= limit.rlim_cur)
-		return;
 	unsigned few = limit.rlim_cur > 2 * SPARE_FILES ?
 	    (unsigned)limit.rlim_cur - SPARE_FILES :
 	    (unsigned)limit.rlim_cur / 2 + 1;
