@@ -515,10 +515,7 @@ static const char usage[] =
 static int
 do_mode(int mode, char **words)
 {
-	if (!net_start()) {
-		log_event(PART_MAIN, "-", "%s", strerror(errno));
-		return EX_OSERR;
-	}
+	net_start();
 	switch (mode) {
 	case 'n':
 		return 0;

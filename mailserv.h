@@ -43,6 +43,8 @@ enum {
 	USER_NAME_MAX = 64,  /* a local part is no longer */
 	RETRY_STEPS = 16,    /* waits in the retry directive */
 	ALIAS_DEPTH = 8,     /* an alias of an alias of an alias ... */
+	MESSAGES = 16384,    /* chains: 100,000 messages make them six long */
+	DESTS = 1024, /* chains: few, for all are walked when one is due */
 };
 
 /* ---- configuration ------------------------------------------------------- */
@@ -320,11 +322,11 @@ struct spool {
 
 /* The schedule; queue.c owns it. */
 struct queue {
-	struct dest **dests; /* hash by domain */
+	struct dest *dests[DESTS]; /* hash by domain */
 	msec wake;    /* no destination is due earlier; may be too early */
 	size_t first; /* bucket at which the next walk over dests begins */
-	struct queued **messages; /* hash by id */
-	struct attempt *attempts; /* under way */
+	struct queued *messages[MESSAGES]; /* hash by id */
+	struct attempt *attempts;          /* under way */
 	size_t n_messages, n_dests, n_attempts;
 	size_t late;        /* reports of it begun in this turn */
 	bool hosts_changed; /* queue/.hosts is behind */
@@ -403,9 +405,8 @@ const char *path_skip_host(const char *at);
 
 /* ---- queue.c: the schedule, attempts, reports ---------------------------- */
 
-/* Get the tables, then read what lies in queue/: every message is due.  After
- * SIGHUP or USR1 (first false): also what has come back from failed/.
- * False: no memory, or errno. */
+/* Read what lies in queue/: every message is due.  After SIGHUP or USR1 (first
+ * false): also what has come back from failed/.  False: no memory, or errno. */
 bool queue_load(bool first);
 
 /* When the next attempt is due, as srv.now; NEVER. */

@@ -40,7 +40,6 @@ enum {
 	DISCARDS = 1536, /* of 4 KiB: what the kernel holds of one peer */
 	LOG_LINE = 4096, /* a longer one is cut here */
 	LONG_TURN = 5,   /* seconds: no turn of ours takes so long */
-	ADDRESS_SLOTS = 65536, /* counters for max_per_client */
 };
 _Static_assert(ADDRESS_SLOTS == 1 << 16, "address_counter() takes 16 bits");
 
@@ -512,15 +511,13 @@ address_is_loopback(const union address *a)
 
 /* ---- connections --------------------------------------------------------- */
 
-bool
+void
 net_start(void)
 {
 	srv.net.wake = NEVER;
 	srv.net.salt = random_u64();
 	srv.net.spare = open("/dev/null", O_RDONLY | O_CLOEXEC);
-	srv.net.per_address = calloc(ADDRESS_SLOTS, sizeof(uint16_t));
 	clock_read();
-	return srv.net.per_address != NULL;
 }
 
 /* Make room for one more in the poll set, in all three arrays. */

@@ -24,6 +24,7 @@ enum {
 	SMALL_BUF = 2048,  /* an idle session's: 10,000 of them fit in 64 MiB */
 	LARGE_BUF = 65536, /* while content streams: few system calls */
 	PEER_TEXT = 56,    /* "[" an IPv6 address "]:65535" */
+	ADDRESS_SLOTS = 65536, /* counters for max_per_client */
 };
 
 #define NELEM(a) (sizeof(a) / sizeof((a)[0]))
@@ -119,9 +120,9 @@ struct net {
 	struct conn *ready_tail[N_KINDS];
 	size_t n_clients; /* accepted and still open */
 	unsigned long last_id;
-	int spare;             /* given up to accept one more, and say 421 */
-	uint16_t *per_address; /* open connections by hash of the address */
-	uint64_t salt;         /* so that strangers cannot choose the hash */
+	int spare;     /* given up to accept one more, and say 421 */
+	uint64_t salt; /* so that strangers cannot choose the hash ... */
+	uint16_t per_address[ADDRESS_SLOTS]; /* ... by which those open count */
 };
 
 struct conf; /* see mailserv.h */
@@ -215,8 +216,8 @@ bool address_is_loopback(const union address *a);
 /* IPv4 or IPv6 within one of n networks? */
 bool cidr_match(const struct cidr *list, size_t n, const union address *a);
 
-/* Get the tables that every connection needs.  False: no memory. */
-bool net_start(void);
+/* What every connection needs: before the first one. */
+void net_start(void);
 
 /* Open a socket of our own: bound and listening (SOCK_STREAM), or bound
  * (SOCK_DGRAM).  NULL, errno: it could not be; nothing is left open. */

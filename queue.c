@@ -30,8 +30,6 @@
 #include "mailserv.h"
 
 enum {
-	MESSAGES = 16384, /* buckets: 100,000 messages make chains of six */
-	DESTS = 1024,     /* buckets: few, for all are walked when one is due */
 	ATTEMPTS_MAX = 1000, /* so that dead hosts do not delay live ones */
 	DEST_RELAYS = 20,    /* at once to one destination that takes mail */
 	JOBS_A_RELAY = 25,   /* so many drain in order, over one connection */
@@ -437,21 +435,14 @@ load_one(const char *id)
 bool
 queue_load(bool first)
 {
-	struct queue *queue = &srv.queue;
 	struct names ids = { .exact = true };
-
-	if (first) {
-		queue->dests = calloc(DESTS, sizeof(struct dest *));
-		queue->messages = calloc(MESSAGES, sizeof(struct queued *));
-	}
-	bool ok = queue->dests != NULL && queue->messages != NULL &&
-	    spool_scan(srv.spool.dir, &ids, first);
+	bool ok = spool_scan(srv.spool.dir, &ids, first);
 
 	for (size_t i = 0; i < ids.n && ok; i++)
 		ok = load_one(ids.v[i]);
 	names_free(&ids);
 	log_event(PART_QUEUE, "-", "loaded messages=%zu destinations=%zu",
-	    queue->n_messages, queue->n_dests);
+	    srv.queue.n_messages, srv.queue.n_dests);
 	return ok;
 }
 

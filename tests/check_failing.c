@@ -370,8 +370,9 @@ server_begin(void)
 	int status = diag.errors > 0 ? EX_CONFIG : 0;
 
 	srv.conf = conf;
+	net_start();
 	if (status == 0)
-		status = net_start() ? open_everything() : EX_OSERR;
+		status = open_everything();
 	if (status == 0 && !queue_load(true))
 		status = EX_OSERR;
 	nth.armed = false;

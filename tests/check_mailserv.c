@@ -186,7 +186,7 @@ begin(void)
 	fake.calls[0] = '\0';
 	fake.no_limit = fake.terminal = fake.hurry = false;
 	fake.limit = (struct rlimit){ 1024, 100000 };
-	ck_assert(net_start());
+	net_start();
 }
 
 /* A configuration that listens nowhere, and one line more. */
@@ -266,7 +266,7 @@ START_TEST(run_as_fails)
 	quiet_conf("run_as mail");
 	ck_assert_int_eq(run_once(&said), mild ? 0 : EX_OSERR);
 	ck_assert(mild == (strstr(said, "ready as") != NULL));
-	ck_assert(mild == (srv.queue.messages != NULL));
+	ck_assert(mild == (strstr(said, "loaded messages=") != NULL));
 	if (_i == 1 || _i == 2 || _i > 5)
 		ck_assert_ptr_nonnull(strstr(said, strerror(EPERM)));
 }

@@ -22,7 +22,7 @@ begin(void)
 	test_begin();
 	conf = (struct conf){ .max_clients = 100, .refs = 1 };
 	srv.conf = &conf;
-	ck_assert(net_start());
+	net_start();
 }
 
 /* ---- RFC 5321 2.3.8: lines ----------------------------------------------- */
@@ -838,13 +838,12 @@ end(void)
 	settle_all();
 	ck_assert_uint_eq(srv.net.n, 0);
 	ck_assert_uint_eq(srv.net.n_clients, 0);
-	for (size_t i = 0; i < 65536; i++)
+	for (size_t i = 0; i < ADDRESS_SLOTS; i++)
 		counted += srv.net.per_address[i];
 	ck_assert_uint_eq(counted, 0);
 	free(srv.net.fds);
 	free(srv.net.conns);
 	free(srv.net.deadlines);
-	free(srv.net.per_address);
 	close(srv.net.spare);
 	test_end();
 }
