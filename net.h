@@ -29,6 +29,9 @@ enum {
 
 #define NELEM(a) (sizeof(a) / sizeof((a)[0]))
 
+/* A bit for a state of a dialogue, for sets of them. */
+#define IN(state) (1u << (state))
+
 /* RFC 5321 4.1.2: Let-dig, for strspn(). */
 #define LET_DIG "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 

@@ -201,8 +201,6 @@ struct verb {
 	const char *rfc;
 };
 
-#define IN(state) (1u << (state))
-
 /* The diagram of RFC 1939 3, executable: which state may follow which; NOTES.md
  * draws it.  There is no way into UPDATE but the one from TRANSACTION, so that
  * nothing but QUIT after a login can remove mail. */

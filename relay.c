@@ -148,7 +148,6 @@ typedef void hear_fn(struct relay *r);
 static hear_fn hear_greeting, hear_ehlo, relay_ready, hear_mail, hear_rcpt,
     hear_data, hear_content, hear_dot;
 
-#define IN(stage) (1u << (stage))
 /* Any host may fail at any time: then the next one is tried, or none is. */
 #define FAILS (IN(AT_CONNECT) | IN(AT_LOST))
 

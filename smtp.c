@@ -101,8 +101,6 @@ struct smtp {
 	unsigned long commands, replies;
 };
 
-#define IN(state) (1u << (state))
-
 /* States in which a command may come, and in which there is a message. */
 enum {
 	TALK = IN(SMTP_NEW) | IN(SMTP_READY) | IN(SMTP_MAIL) | IN(SMTP_RCPT),
