@@ -311,16 +311,22 @@ io_result(ssize_t n)
 	return errno == EAGAIN || errno == EINTR ? IO_AGAIN : IO_ERROR;
 }
 
+/* Does c read what comes? */
+static bool
+hears(const struct conn *c)
+{
+	return !c->deaf && !c->doomed && (c->listening || buf_room(&c->in) > 0);
+}
+
 enum io
 net_read(struct conn *c)
 {
 	struct buf *b = &c->in;
 
+	if (!(c->revents & ~POLLOUT) || !hears(c))
+		return IO_AGAIN;
 	buf_compact(b);
 	size_t room = b->cap - b->end;
-
-	if (room == 0)
-		return IO_AGAIN;
 	ssize_t n = read(c->fd, b->data + b->end, stress ? 1 : room);
 
 	if (n > 0)
@@ -911,13 +917,6 @@ net_close(struct conn *c)
 	net->conns[c->slot] = net->conns[last];
 	net->deadlines[c->slot] = net->deadlines[last];
 	net->conns[c->slot]->slot = c->slot;
-}
-
-/* Does c read what comes? */
-static bool
-hears(const struct conn *c)
-{
-	return !c->deaf && !c->doomed && (c->listening || buf_room(&c->in) > 0);
 }
 
 /* Tell poll() what c wants from now on. */

@@ -250,7 +250,8 @@ void net_wait(msec until);
 /* Walk those that are ready: net_next(kind, NULL) is the first of a kind. */
 struct conn *net_next(enum kind kind, const struct conn *after);
 
-/* Read once into c->in.  IO_AGAIN also where the buffer is full. */
+/* Read once into c->in, if poll() has found something, and c hears.  IO_AGAIN
+ * also where not, or where the buffer is full. */
 enum io net_read(struct conn *c);
 
 /* Append one line to c->out, with CRLF, and trace it.  False: it did not fit. */

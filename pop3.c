@@ -938,12 +938,10 @@ static void
 pop3_session(struct pop3 *s)
 {
 	struct conn *c = &s->c;
-	enum io got = IO_AGAIN;
+	enum io got = net_read(c);
 
 	if ((c->revents & POLLOUT) && s->state != POP3_CHECKING)
 		pop3_alive(s); /* the client has read something */
-	if ((c->revents & ~POLLOUT) && !c->deaf && !c->doomed)
-		got = net_read(c);
 	if (got == IO_ERROR) {
 		net_drop(c);
 		return;

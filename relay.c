@@ -769,8 +769,7 @@ relay_serve(struct relay *r)
 	}
 	if (revents & POLLOUT)
 		relay_arm(r); /* the host reads: that is progress */
-	if (revents & ~POLLOUT)
-		relay_read(r);
+	relay_read(r);
 	if (r->link == link && r->stage == AT_CONTENT)
 		relay_pour(r);
 	if (r->link == link && link->c.late && link->c.deadline <= srv.now)

@@ -996,23 +996,12 @@ smtp_dismiss(struct smtp *s, enum verdict verdict)
 	smtp_ask(s);
 }
 
-/* Read what has come, if it is wanted now. */
-static enum io
-smtp_read(struct smtp *s)
-{
-	struct conn *conn = &s->c;
-
-	if (!(conn->revents & ~POLLOUT) || conn->deaf || conn->doomed)
-		return IO_AGAIN;
-	return net_read(conn);
-}
-
 /* Serve one session that is ready, late, or to be served again. */
 static void
 smtp_session(struct smtp *s)
 {
 	struct conn *conn = &s->c;
-	enum io got = smtp_read(s);
+	enum io got = net_read(conn);
 	unsigned long commands = s->commands;
 	msec deadline = srv.now + s->conf->timeout_smtp;
 
