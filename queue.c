@@ -170,15 +170,14 @@ static void
 job_enqueue(struct job *j, bool front)
 {
 	struct dest *d = j->dest;
+	bool first = front || d->first == NULL;
+	struct job **at = first ? &d->first : &d->last->next;
 
 	j->due = 0;
-	j->next = front ? d->first : NULL;
-	if (d->first == NULL)
+	j->next = *at;
+	*at = j;
+	if (j->next == NULL)
 		d->last = j;
-	if (front || d->first == NULL)
-		d->first = j;
-	else
-		d->last = d->last->next = j;
 	d->backlog++;
 }
 
@@ -687,15 +686,14 @@ note_delays(struct job *j)
 	}
 }
 
-/* Take the jobs that have waited too long out of a list; warn of those that
- * will have.  A day's backlog for a dead host must not keep the turn, nor want
- * more descriptors than there are: the rest waits until the host fails again,
- * and may even be delivered.  (Exercise: a turn later would do.) */
-static struct job *
-take_expired(struct job **at)
+/* Move the jobs that have waited too long from a list to the end of another, and
+ * return the new end; warn of those that will have.  A day's backlog for a dead
+ * host must not keep the turn, nor want more descriptors than there are: the
+ * rest waits until the host fails again, and may even be delivered.  (Exercise:
+ * a turn later would do.) */
+static struct job **
+take_expired(struct job **at, struct job **end)
 {
-	struct job *found = NULL, **end = &found;
-
 	while (*at != NULL) {
 		struct job *j = *at;
 
@@ -710,7 +708,7 @@ take_expired(struct job **at)
 		*end = j;
 		end = &j->next;
 	}
-	return found;
+	return end;
 }
 
 /* Give up on what has waited too long, whatever it waited for. */
@@ -718,9 +716,9 @@ static void
 dest_expire(struct dest *d)
 {
 	char text[REASON_MAX + 64];
-	struct job *expired[] = { take_expired(&d->first),
-		take_expired(&d->delayed) };
+	struct job *expired = NULL;
 
+	take_expired(&d->delayed, take_expired(&d->first, &expired));
 	d->backlog = 0;
 	for (struct job *j = d->first; j != NULL; j = j->next, d->backlog++)
 		d->last = j;
@@ -729,11 +727,10 @@ dest_expire(struct dest *d)
 	snprintf(text, sizeof(text), "4.4.7 expired; last: %s",
 	    d->reason != NULL ? d->reason : "unknown");
 	d->jobs++; /* keeps d while its last job may go */
-	for (size_t i = 0; i < NELEM(expired); i++)
-		for (struct job *j = expired[i], *next; j != NULL; j = next) {
-			next = j->next;
-			job_give_up(j, text);
-		}
+	for (struct job *j = expired, *next; j != NULL; j = next) {
+		next = j->next;
+		job_give_up(j, text);
+	}
 	d->jobs--;
 }
 
