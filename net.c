@@ -1187,6 +1187,5 @@ names_free(struct names *set)
 	for (size_t i = 0; i < set->n; i++)
 		free(set->v[i]);
 	free(set->v);
-	set->v = NULL;
-	set->n = set->cap = 0;
+	*set = (struct names){ .exact = set->exact };
 }
