@@ -816,13 +816,13 @@ relay_step(struct relay *r)
 		relay_serve(r);
 	else if (r->stage < AT_LOST)
 		relay_failed(r, "has closed the connection", "");
-	if (!r->settled && r->stage != AT_IMPOSSIBLE)
-		return stages[r->stage].tells;
-	turn_soon(); /* for the next message */
-	bool settled = r->settled;
+	enum relay_state state = r->settled ? RELAY_SENT :
+					      stages[r->stage].tells;
 
 	r->settled = false;
-	return settled ? RELAY_SENT : RELAY_IMPOSSIBLE;
+	if (state == RELAY_SENT || state == RELAY_IMPOSSIBLE)
+		turn_soon(); /* for the next message */
+	return state;
 }
 
 void
@@ -866,10 +866,9 @@ relay_reap(void)
 
 	while ((c = net_gone(KIND_RELAY)) != NULL) {
 		struct link *link = (struct link *)c;
-		struct relay *r = link->owner;
 
-		if (r != NULL) {
-			r->link = NULL;
+		if (link->owner != NULL) {
+			link->owner->link = NULL;
 			turn_soon();
 		}
 		net_free(c);
