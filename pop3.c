@@ -218,7 +218,19 @@ static const struct {
 };
 _Static_assert(NELEM(states) == N_POP3_STATES, "a row for every state");
 
-/* The only place a state changes: break here to watch a dialogue move. */
+/* The autologout counts from what we last said, or could last send (RFC 1939
+ * 3); our last word does not wait for who does not read. */
+static void
+pop3_alive(struct pop3 *s)
+{
+	s->c.deadline = srv.now +
+	    (s->state == POP3_BYE ? LAST_WORDS * SECOND :
+				    s->conf->timeout_pop3);
+	s->c.late = false; /* or a last word that is long would be cut */
+}
+
+/* The only place a state changes: break here to watch a dialogue move.  After
+ * our last word net.c closes the connection, once that is sent. */
 static void
 pop3_enter(struct pop3 *s, enum pop3_state next)
 {
@@ -227,6 +239,10 @@ pop3_enter(struct pop3 *s, enum pop3_state next)
 		log_conn(&s->c, "%s -> %s", states[s->state].name,
 		    states[next].name);
 	s->state = next;
+	if (next == POP3_BYE) {
+		s->c.doomed = true;
+		pop3_alive(s);
+	}
 }
 
 /* The words of the reply that the handler is about to ask for. */
@@ -270,19 +286,7 @@ static const struct {
 };
 _Static_assert(NELEM(reply) == N_VERDICTS, "words for every verdict");
 
-/* The autologout counts from what we last said, or could last send (RFC 1939
- * 3); our last word does not wait for who does not read. */
-static void
-pop3_alive(struct pop3 *s)
-{
-	s->c.deadline = srv.now +
-	    (s->state == POP3_BYE ? LAST_WORDS * SECOND :
-				    s->conf->timeout_pop3);
-	s->c.late = false; /* or a last word that is long would be cut */
-}
-
-/* Put a verdict into words.  After the last ones the connection must end:
- * net.c closes it once they are sent.  They may come while much waits: if they
+/* Put a verdict into words.  The last ones may come while much waits: if they
  * do not fit, they are not heard. */
 static void
 pop3_say(struct pop3 *s, enum verdict v)
@@ -298,7 +302,6 @@ pop3_say(struct pop3 *s, enum verdict v)
 		snprintf(line, sizeof(line), "%s%s (%s)", reply[v].text,
 		    s->note, rfc);
 	(void)net_say(&s->c, line, rfc);
-	s->c.doomed |= s->state == POP3_BYE;
 	pop3_alive(s);
 }
 
@@ -407,9 +410,7 @@ feed_content(struct pop3 *s)
 		log_conn(&s->c, "message cut off: %s",
 		    got < 0 ? strerror(errno) : "the file has shrunk");
 		feed_end(s);
-		pop3_enter(s, POP3_BYE);
-		s->c.doomed = true; /* after what is owed */
-		pop3_alive(s);
+		pop3_enter(s, POP3_BYE); /* after what is owed */
 		return;
 	}
 	s->unread -= got;
@@ -925,11 +926,8 @@ pop3_run(struct pop3 *s)
 		pop3_line(s, got, line, len);
 		pop3_feed(s);
 	}
-	if (s->ended && pop3_ready(s)) { /* and all is answered */
+	if (s->ended && pop3_ready(s)) /* and all is answered */
 		pop3_enter(s, POP3_BYE);
-		c->doomed = true;
-		pop3_alive(s);
-	}
 	pop3_want(s);
 }
 
