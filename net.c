@@ -1082,22 +1082,6 @@ net_is_word(const char *text, size_t len, const char *word)
 	return strlen(word) == len && strncasecmp(text, word, len) == 0;
 }
 
-char *
-lower_copy(const char *text, size_t len)
-{
-	char *copy = malloc(len + 1);
-
-	if (copy == NULL)
-		return NULL;
-	for (size_t i = 0; i < len; i++) {
-		bool upper = text[i] >= 'A' && text[i] <= 'Z';
-
-		copy[i] = (char)(upper ? text[i] - 'A' + 'a' : text[i]);
-	}
-	copy[len] = '\0';
-	return copy;
-}
-
 /* The order of two names, each in an array of them, in this set. */
 static int
 names_compare(const void *one, const void *two, void *set)

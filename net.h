@@ -300,8 +300,6 @@ char *net_path_beside(const char *file, const char *path);
 bool digits_parse(const char **text, uint64_t *number);
 /* Are len octets of text this word, without regard to case? */
 bool net_is_word(const char *text, size_t len, const char *word);
-/* A copy in lower case (ASCII only), from malloc(); NULL: no memory. */
-char *lower_copy(const char *text, size_t len);
 /* names_add() copies, keeps order, and ignores what is there already; false:
  * no memory.  For many: names_push() at the end, then names_sort() once.
  * names_free() leaves an empty set. */

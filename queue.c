@@ -20,6 +20,7 @@
  *	lost: it may come twice, but is never lost (RFC 1047 2).  Exercise:
  *	measure the window.
  */
+#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -152,8 +153,10 @@ dest_get(const char *domain)
 	if (d != NULL)
 		return d;
 	struct dest **bucket = dest_bucket(domain);
-	char *copy = lower_copy(domain, strlen(domain));
+	char *copy = strdup(domain);
 
+	for (char *at = copy; at != NULL && *at != '\0'; at++)
+		*at = (char)tolower((unsigned char)*at);
 	d = copy != NULL ? malloc(sizeof(*d)) : NULL;
 	if (d == NULL) {
 		free(copy);

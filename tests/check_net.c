@@ -509,18 +509,6 @@ START_TEST(names_many)
 }
 END_TEST
 
-START_TEST(lower_case_is_ascii)
-{
-	char *copy = lower_copy("AbZ@[`{\xc3\x84\xff tail", 12);
-
-	ck_assert_str_eq(copy, "abz@[`{\xc3\x84\xff t");
-	free(copy);
-	copy = lower_copy("x", 0);
-	ck_assert_str_eq(copy, "");
-	free(copy);
-}
-END_TEST
-
 /* Numbers of strangers: never a remainder, a sign or an octal. */
 START_TEST(digits)
 {
@@ -1782,7 +1770,6 @@ static const struct {
 	{ "small", &names_without_case },
 	{ "small", &names_with_case },
 	{ "small", &names_many },
-	{ "small", &lower_case_is_ascii },
 	{ "small", &digits },
 	{ "small", &faults_are_drawn },
 	{ "small", &chance },

@@ -928,7 +928,7 @@ END_TEST
  * minute. */
 START_TEST(flush_and_etrn)
 {
-	receive("bob@sender.test", "a@far.test");
+	receive("bob@sender.test", "a@Far.TEST");
 	turn();
 	lose(only());
 	queue_flush();
