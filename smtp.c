@@ -762,16 +762,13 @@ smtp_obey(struct smtp *s, const char *line, size_t len)
 static void
 smtp_line(struct smtp *s, enum line got, char *line, size_t len)
 {
-	enum verdict verdict;
-
 	smtp_asked(s);
 	while (len > 0 && (line[len - 1] == ' ' || line[len - 1] == '\t'))
 		line[--len] = '\0';
 	if (got == LINE_OK)
-		verdict = smtp_obey(s, line, len);
+		smtp_reply(s, smtp_obey(s, line, len));
 	else
-		verdict = got == LINE_BARE_LF ? SAY_BARE_LF : SAY_TOO_LONG;
-	smtp_reply(s, verdict);
+		smtp_reply(s, got == LINE_BARE_LF ? SAY_BARE_LF : SAY_TOO_LONG);
 }
 
 /* ---- content (RFC 5321 4.1.1.4, 4.5.2) ----------------------------------- */
