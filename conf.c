@@ -824,17 +824,6 @@ conf_defaults(struct reader *rd)
 		default_resolvers(rd);
 }
 
-/* Without a configuration file: alice and bob, each with its own name as
- * password, so that the first try needs no reading. */
-static void
-conf_builtin(struct reader *rd)
-{
-	char alice[] = "alice:{PLAIN}alice", bob[] = "bob:{PLAIN}bob";
-
-	read_user(rd, alice);
-	read_user(rd, bob);
-}
-
 /* Final destination: what was given, else hostname where there are users. */
 static void
 check_domains(struct reader *rd)
@@ -982,8 +971,11 @@ conf_load(const char *file, struct diag *diag)
 
 	if (rd.conf == NULL)
 		return no_memory(&rd);
-	if (file == NULL) {
-		conf_builtin(&rd);
+	if (file == NULL) { /* so that the first try needs no reading */
+		char alice[] = "alice:{PLAIN}alice", bob[] = "bob:{PLAIN}bob";
+
+		read_user(&rd, alice);
+		read_user(&rd, bob);
 	} else {
 		rd.conf->file = copy_text(&rd, file);
 		rd = open_named(&rd, file);
