@@ -82,16 +82,6 @@ open_ports(void)
 	return 0;
 }
 
-/* A folder that is made here is given to the user whom we become.  lchown(),
- * because somebody may have put a symbolic link in its place since: then the
- * link is given away, not what it leads to. */
-static void
-give_folder(const char *path, const struct passwd *pw)
-{
-	if (mkdir(path, 0700) == 0 && lchown(path, pw->pw_uid, pw->pw_gid) < 0)
-		log_event(PART_MAIN, "-", "%s: %s", path, strerror(errno));
-}
-
 /* For good: no way back, no groups, no new privileges by execve().  First all
  * of root's ids, so that nothing hangs on which of them open_spool_as(), or a
  * set-user-ID bit, has left.  At last not dumpable, whatever fs.suid_dumpable
@@ -112,11 +102,17 @@ become(const struct passwd *pw)
 	return 0;
 }
 
-/* Open the spool by the rights of the user whom we will become. */
+/* Open the spool by the rights of the user whom we will become, and who is given
+ * its folder where that is made here.  lchown(), because somebody may have put a
+ * symbolic link in its place since: then the link is given away, not what it
+ * leads to. */
 static int
 open_spool_as(const struct passwd *pw)
 {
-	give_folder(srv.conf->data_dir, pw);
+	const char *path = srv.conf->data_dir;
+
+	if (mkdir(path, 0700) == 0 && lchown(path, pw->pw_uid, pw->pw_gid) < 0)
+		log_event(PART_MAIN, "-", "%s: %s", path, strerror(errno));
 	if (setegid(pw->pw_gid) < 0 || seteuid(pw->pw_uid) < 0)
 		return EX_OSERR;
 	int status = spool_start(srv.conf);
