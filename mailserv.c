@@ -512,18 +512,13 @@ static int
 do_mode(int mode, char **words)
 {
 	net_start();
-	switch (mode) {
-	case 'n':
-		return 0;
-	case 'q':
+	if (mode == 'q')
 		return spool_list(srv.conf);
-	case 'r':
+	if (mode == 'r')
 		return explain(words[0]);
-	case 'd':
+	if (mode == 'd')
 		return spool_delete(srv.conf, words);
-	default:
-		return run_server();
-	}
+	return mode == 'n' ? 0 : run_server();
 }
 
 /* Read the configuration, and do with it what was asked. */
