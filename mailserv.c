@@ -401,9 +401,8 @@ run_server(void)
 static int
 hash_password(void)
 {
-	char *line = NULL, *salt, *hash;
+	char *line = NULL;
 	size_t cap = 0;
-	struct crypt_data data = { .initialized = 0 };
 
 	if (getline(&line, &cap, stdin) < 0 || line[0] == '\n') {
 		fprintf(stderr, "mailserv: no password\n");
@@ -411,8 +410,8 @@ hash_password(void)
 		return EX_USAGE;
 	}
 	line[strcspn(line, "\r\n")] = '\0';
-	salt = crypt_gensalt("$6$", 0, NULL, 0);
-	hash = salt != NULL ? crypt_r(line, salt, &data) : NULL;
+	const char *salt = crypt_gensalt("$6$", 0, NULL, 0);
+	const char *hash = salt != NULL ? crypt(line, salt) : NULL;
 	bool good = hash != NULL && hash[0] == '$';
 
 	if (good)
