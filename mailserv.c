@@ -102,10 +102,10 @@ become(const struct passwd *pw)
 	return 0;
 }
 
-/* Open the spool by the rights of the user whom we will become, and who is given
- * its folder where that is made here.  lchown(), because somebody may have put a
- * symbolic link in its place since: then the link is given away, not what it
- * leads to. */
+/* Open the spool by the rights of the user whom we will become, and who is
+ * given its folder where that is made here.  lchown(), because somebody may
+ * have put a symbolic link in its place since: then the link is given away, not
+ * what it leads to. */
 static int
 open_spool_as(const struct passwd *pw)
 {

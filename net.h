@@ -254,7 +254,7 @@ struct conn *net_next(enum kind kind, const struct conn *after);
  * also where not, or where the buffer is full. */
 enum io net_read(struct conn *c);
 
-/* Append one line to c->out, with CRLF, and trace it.  False: it did not fit. */
+/* Append one line to c->out, with CRLF, and trace it.  False: no room. */
 bool net_say(struct conn *c, const char *line, const char *rfc);
 
 /* c has changed although it was not ready (someone else's doing): look at it

@@ -586,7 +586,8 @@ note_done(struct job *j)
 	}
 }
 
-/* Nothing waits in this job any more.  The last one of a message ends it: M5. */
+/* Nothing waits in this job any more.  The last job of a message ends it:
+ * M5. */
 static void
 job_over(struct job *j)
 {
@@ -689,11 +690,11 @@ note_delays(struct job *j)
 	}
 }
 
-/* Move the jobs that have waited too long from a list to the end of another, and
- * return the new end; warn of those that will have.  A day's backlog for a dead
- * host must not keep the turn, nor want more descriptors than there are: the
- * rest waits until the host fails again, and may even be delivered.  (Exercise:
- * a turn later would do.) */
+/* Move the jobs that have waited too long from a list to the end of another,
+ * and return the new end; warn of those that will have.  A day's backlog for a
+ * dead host must not keep the turn, nor want more descriptors than there are:
+ * the rest waits until the host fails again, and may even be delivered.
+ * (Exercise: a turn later would do.) */
 static struct job **
 take_expired(struct job **at, struct job **end)
 {
