@@ -506,9 +506,9 @@ void spool_remove(const char *id);
 int spool_list(const struct conf *conf);
 int spool_delete(const struct conf *conf, char *const *ids);
 
-/* Keep a message for the operator in queue/failed, on stable storage, with
- * these recipients.  False: it could not be. */
-bool spool_fail(const struct envelope *e);
+/* Keep a message for the operator in queue/failed, on stable storage, for
+ * these recipients, under a new id[ID_LEN + 1].  False: it could not be. */
+bool spool_fail(const struct envelope *e, const struct names *to, char *id);
 
 /* ---- route.c: who takes mail for a domain -------------------------------- */
 

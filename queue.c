@@ -453,23 +453,22 @@ queue_load(bool first)
 static void job_settle(struct job *j);
 
 /* Neither delivered nor reported: the operator's (RFC 5321 6.1: no report of
- * a report).  True when it lies in queue/failed. */
+ * a report).  True when it lies in queue/failed; the log says as what. */
 static bool
 to_operator(struct job *j)
 {
-	struct envelope e = j->q->env;
+	struct names to = { .exact = true };
+	char id[ID_LEN + 1];
+	bool ok = true;
 
-	e.rcpts = calloc(j->n, sizeof(*e.rcpts));
-	if (e.rcpts == NULL)
-		return false;
-	for (size_t i = 0; i < j->n; i++)
+	for (size_t i = 0; i < j->n && ok; i++)
 		if (j->rcpts[i].state == RCPT_FAILED)
-			e.rcpts[e.n++] = j->rcpts[i];
-	bool ok = spool_fail(&e);
-
-	log_event(PART_QUEUE, j->q->env.id, "%s queue/failed recipients=%zu",
-	    ok ? "moved to" : "could not be moved to", e.n);
-	free(e.rcpts);
+			ok = names_push(&to, j->rcpts[i].address);
+	ok = ok && spool_fail(&j->q->env, &to, id);
+	log_event(PART_QUEUE, j->q->env.id,
+	    "%s queue/failed recipients=%zu failed=%s",
+	    ok ? "moved to" : "could not be moved to", to.n, ok ? id : "-");
+	names_free(&to);
 	return ok;
 }
 

@@ -496,53 +496,38 @@ spool_remove(const char *id)
 	(void)draft_leave(file_name(name, id, ".msg"));
 }
 
-/* Who is to be in queue/failed: who lies there since an earlier call, then who
- * comes new; a step that is done again adds nobody twice. */
-static bool
-gather_failed(const struct envelope *e, struct names *to)
-{
-	char name[ID_LEN + 5];
-	struct envelope there = { 0 };
-	int dir = srv.spool.failed;
-	bool ok = faccessat(dir, file_name(name, e->id, ".env"), F_OK, 0) < 0 ?
-	    errno == ENOENT :
-	    spool_read(dir, e->id, &there);
-
-	for (size_t i = 0; i < there.n && ok; i++)
-		ok = names_add(to, there.rcpts[i].address);
-	for (size_t i = 0; i < e->n && ok; i++)
-		ok = names_add(to, e->rcpts[i].address);
-	spool_forget(&there);
-	return ok;
-}
-
-/* The envelope there is replaced, not appended to: those who lie in it already
- * must survive a power loss in the midst of this, and a sync that fails. */
+/* The pair there has an id of its own: while others still wait for the message,
+ * it can be moved back beside them.  The link makes the id ours, and the
+ * envelope comes last, whole.  What a crash cuts short is done again, and
+ * leaves there the content alone, or a second pair: harmless, but the operator
+ * who moves both back sends it twice. */
 bool
-spool_fail(const struct envelope *e)
+spool_fail(const struct envelope *e, const struct names *to, char *id)
 {
-	char env[ID_LEN + 5], msg[ID_LEN + 5];
-	const struct spool *spool = &srv.spool;
-	struct names to = { .exact = true };
+	char env[ID_LEN + 5], msg[ID_LEN + 5], queued[ID_LEN + 5];
+	int tmp = srv.drafts.tmp, failed = srv.spool.failed;
 
-	file_name(env, e->id, ".env");
-	file_name(msg, e->id, ".msg");
-	FILE *f = gather_failed(e, &to) ? spool_create(srv.drafts.tmp, env) :
-					  NULL;
+	next_id(id);
+	file_name(env, id, ".env");
+	file_name(msg, id, ".msg");
+	file_name(queued, e->id, ".msg");
+	if (linkat(srv.spool.dir, queued, failed, msg, 0) < 0)
+		return false;
+	FILE *f = spool_create(tmp, env);
 	bool ok = f != NULL;
 
 	if (ok) {
-		put_envelope(f, e, &to);
+		put_envelope(f, e, to);
 		ok = fflush(f) == 0 && !ferror(f) && fsync(fileno(f)) == 0;
 		ok = fclose(f) == 0 && ok;
 	}
-	names_free(&to);
-	if (ok && linkat(spool->dir, msg, spool->failed, msg, 0) < 0)
-		ok = errno == EEXIST;
-	ok = ok && renameat(srv.drafts.tmp, env, spool->failed, env) == 0;
-	if (!ok)
-		unlinkat(srv.drafts.tmp, env, 0);
-	return ok && fsync(spool->failed) == 0;
+	ok = ok && renameat(tmp, env, failed, env) == 0 && fsync(failed) == 0;
+	if (!ok) {
+		unlinkat(tmp, env, 0);
+		unlinkat(failed, env, 0);
+		unlinkat(failed, msg, 0);
+	}
+	return ok;
 }
 
 /* ---- the commit: M2, M3 -------------------------------------------------- */
@@ -922,17 +907,16 @@ half_of(const char *name)
 }
 
 /* One name less in a pair: what a crash left of M3 or M5; or the operator is
- * about to move the other one back from failed/, and it alone is there.  No
- * crash leaves an envelope alone, but a disk may: whose mail was it? */
+ * about to move the other one back from failed/.  No crash leaves an envelope
+ * alone, but a disk may: whose mail was it? */
 static void
 remove_half(const char *name)
 {
 	struct envelope e;
 	char other[ID_LEN + 5];
-	const char *end = half_of(name) == 'e' ? ".msg" : ".env";
-	int at = srv.spool.failed;
-	bool kept = faccessat(at, name, F_OK, 0) < 0 &&
-	    faccessat(at, file_name(other, name, end), F_OK, 0) == 0;
+
+	file_name(other, name, half_of(name) == 'e' ? ".msg" : ".env");
+	bool kept = faccessat(srv.spool.failed, other, F_OK, 0) == 0;
 
 	log_event(PART_QUEUE, "-", "%s %s: its other half is not there",
 	    kept ? "left alone" : "removed", name);

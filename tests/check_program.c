@@ -264,6 +264,91 @@ START_TEST(queue_from_outside)
 }
 END_TEST
 
+/* Two more hosts, whose only user may be x, or y. */
+static void
+write_hosts(const char *user)
+{
+	write_file("mail2.conf", "hostname one.test\ndata_dir data2\n"
+	    "listen_smtp 127.0.0.8:%u\nlisten_pop3 none\nusers %s\n",
+	    world.smtp, user);
+	write_file("sender.conf", "hostname two.test\ndata_dir data3\n"
+	    "listen_smtp 127.0.0.9:%u\nlisten_pop3 none\nusers y\n",
+	    world.smtp);
+	write_file("x", "x:{PLAIN}x\n");
+	write_file("y", "y:{PLAIN}y\n");
+	write_file("mail1.conf", "hostname localhost\ndata_dir data\n"
+	    "listen_smtp 127.0.0.1:%u\nlisten_pop3 none\nusers users\n"
+	    "zone one.test one.zone\nzone two.test two.zone\nsmtp_port %u\n",
+	    world.smtp, world.smtp);
+	write_file("one.zone", "$TTL 60\n@ SOA ns root 1 2 3 4 60\n@ NS ns\n"
+	    "ns A 127.0.0.1\n@ MX 10 mx\nmx A 127.0.0.8\n");
+	write_file("two.zone", "$TTL 60\n@ SOA ns root 1 2 3 4 60\n@ NS ns\n"
+	    "ns A 127.0.0.1\n@ MX 10 mx\nmx A 127.0.0.9\n");
+	write_file("two.txt", "connect 127.0.0.1 %u\nS: 220 ...\n"
+	    "C: HELO x\nS: 250 ...\nC: MAIL FROM:<>\nS: 250 ...\n"
+	    "C: RCPT TO:<x@one.test>\nS: 250 ...\n"
+	    "C: RCPT TO:<y@two.test>\nS: 250 ...\nC: DATA\nS: 354 ...\n"
+	    "C: for two\nC: .\nS: 250 ...\nC: QUIT\nS: 221 ...\n",
+	    world.smtp);
+}
+
+/* What -q says last, sooner or later. */
+static void
+wait_for_queue(const char *says)
+{
+	for (time_t end = time(NULL) + PATIENCE; time(NULL) < end; nap()) {
+		ck_assert_int_eq(run("-c mail1.conf -q", ""), 0);
+		if (strstr(printed(), says) != NULL)
+			return;
+	}
+	ck_abort_msg("never %s: %s", says, printed());
+}
+
+/* A message for two, of whom one is refused, the other waits.  The operator
+ * moves back what lies in failed/, as the log calls it, and sends HUP: now, or
+ * when the server has been killed after it, both get theirs. */
+START_TEST(back_from_failed)
+{
+	char log[PATH_MAX], one[PATH_MAX], two[PATH_MAX], text[PATH_MAX];
+
+	log_path(MAIL1, log);
+	log_path(MAIL2, one);
+	log_path(SENDER, two);
+	write_hosts("y");
+	start(MAIL1);
+	start(MAIL2);
+	snprintf(text, sizeof(text), "%.4000s/two.txt", world.dir);
+	ck_assert_int_eq(play_at(text, "X=1"), 0);
+	wait_for(log, "moved to queue/failed recipients=1 failed=", 1);
+	wait_for(log, "deferred domain=two.test", 1);
+	wait_for_queue("1 waiting, 1 in failed\n");
+	stop(MAIL2, SIGTERM);
+	write_hosts("x");
+	const char *id = strstr(read_file(log), " failed=");
+
+	ck_assert_ptr_nonnull(id);
+	snprintf(text, sizeof(text), "cd '%.4000s/data/queue/failed' && "
+	    "mv %.16s.env %.16s.msg ..", world.dir, id + 8, id + 8);
+	ck_assert_int_eq(system(text), 0);
+	kill(world.pid[MAIL1], SIGHUP);
+	wait_for(log, "loaded messages=2 ", 1);
+	wait_for_queue("2 waiting, 0 in failed\n");
+	if (_i == 1)
+		stop(MAIL1, SIGKILL);
+	start(MAIL2);
+	start(SENDER);
+	if (_i == 1)
+		start(MAIL1);
+	else
+		kill(world.pid[MAIL1], SIGUSR1);
+	wait_for(one, " delivered user=x", 1);
+	wait_for(two, " delivered user=y", 1);
+	wait_for_queue("0 waiting, 0 in failed\n");
+	ck_assert_int_eq(count_in(one, " delivered user=") +
+	    count_in(two, " delivered user="), 2);
+}
+END_TEST
+
 int
 main(void)
 {
@@ -281,6 +366,7 @@ main(void)
 	tcase_add_test(tc, reload);
 	tcase_add_test(tc, signals);
 	tcase_add_test(tc, queue_from_outside);
+	tcase_add_loop_test(tc, back_from_failed, 0, 2);
 	suite_add_tcase(suite, tc);
 	SRunner *runner = srunner_create(suite);
 

@@ -703,35 +703,103 @@ START_TEST(expiry_has_a_limit)
 }
 END_TEST
 
-/* RFC 5321 6.1: no report of a report; the operator gets it, and may move it
- * back. */
-START_TEST(null_sender_goes_to_failed)
+/* The only pair in queue/failed: its id. */
+static const char *
+failed_id(void)
 {
-	char id[ID_LEN + 1], from[300], to[300];
+	static char id[ID_LEN + 1];
+	DIR *dir = opendir("mailserv-data/queue/failed");
 
-	snprintf(id, sizeof(id), "%s", receive("", "x@far.test y@far.test"));
-	turn();
-	struct job *j = ready(only());
-
-	say(j, RCPT_FAILED, "550 no");
-	sent(only());
+	ck_assert_ptr_nonnull(dir);
 	ck_assert_int_eq(count_files("queue/failed", ""), 2);
-	ck_assert_int_eq(count_files("queue", ".env"), 0);
-	static const char *const end[] = { "msg", "env" };
+	for (struct dirent *e; (e = readdir(dir)) != NULL;)
+		if (e->d_name[0] != '.')
+			snprintf(id, sizeof(id), "%.16s", e->d_name);
+	closedir(dir);
+	return id;
+}
+
+/* The operator moves that pair back, this half first, and is not quick. */
+static void
+move_back(const char *half)
+{
+	const char *const end[] = { half,
+		strcmp(half, "msg") == 0 ? "env" : "msg" };
+	const char *id = failed_id();
+	char from[300], to[300];
 
 	for (size_t i = 0; i < 2; i++) {
 		snprintf(from, sizeof(from), "mailserv-data/queue/failed/%s.%s",
 		    id, end[i]);
 		snprintf(to, sizeof(to), "mailserv-data/queue/%s.%s", id,
 		    end[i]);
+		ck_assert_int_eq(access(to, F_OK), -1);
 		ck_assert_int_eq(rename(from, to), 0);
 		ck_assert(queue_load(false)); /* half of it: left alone */
 	}
+}
+
+/* RFC 5321 6.1: no report of a report; the operator gets it, and may move it
+ * back. */
+START_TEST(null_sender_goes_to_failed)
+{
+	receive("", "x@far.test y@far.test");
+	turn();
+	struct job *j = ready(only());
+
+	say(j, RCPT_FAILED, "550 no");
+	sent(only());
+	ck_assert_int_eq(count_files("queue", ".env"), 0);
+	move_back("msg");
 	j = ready(only());
 	ck_assert_ptr_nonnull(j);
 	ck_assert_uint_eq(j->n, 2);
 	say(j, RCPT_DONE, "250 ok");
 	sent(only());
+	ck_assert_int_eq(count_files("queue", ".msg"), 0);
+}
+END_TEST
+
+/* Also while others of the same message wait: none is lost.  The log says
+ * what it is called now. */
+START_TEST(failed_comes_back_beside_others)
+{
+	static const char *const half[] = { "msg", "env" };
+	char text[100];
+
+	log_level = 0;
+	test_capture(STDERR_FILENO);
+	snprintf(text, sizeof(text), " %s moved to queue/failed recipients=1 "
+	    "failed=", receive("", "x@far.test y@near.test"));
+	turn();
+	ck_assert_uint_eq(n_relays, 2);
+	bool swapped = strcmp(relays[0]->domain, "far.test") != 0;
+	struct relay *far = relays[swapped], *near = relays[!swapped];
+
+	lose(near);
+	say(ready(far), RCPT_FAILED, "550 no");
+	sent(far);
+	const char *said = strstr(test_captured(), text);
+
+	log_level = -1;
+	ck_assert_ptr_nonnull(said);
+	ck_assert_int_eq(strncmp(said + strlen(text), failed_id(), ID_LEN), 0);
+	move_back(half[_i]);
+	ck_assert_uint_eq(srv.queue.n_messages, 2);
+	struct job *j = ready(only());
+
+	ck_assert_ptr_nonnull(j);
+	ck_assert_str_eq(j->rcpts[0].address, "x@far.test");
+	say(j, RCPT_DONE, "250 ok");
+	sent(only());
+	nothing_left();
+	pass();
+	j = ready(only());
+	ck_assert_ptr_nonnull(j);
+	ck_assert_str_eq(j->rcpts[0].address, "y@near.test");
+	say(j, RCPT_DONE, "250 ok");
+	sent(only());
+	ck_assert_uint_eq(srv.queue.n_messages, 0);
 	ck_assert_int_eq(count_files("queue", ".msg"), 0);
 }
 END_TEST
@@ -1428,8 +1496,7 @@ START_TEST(failed_refuses)
 	char name[128];
 	int failed = srv.spool.failed;
 
-	snprintf(name, sizeof(name), "mailserv-data/queue/failed/%s.env",
-	    receive("", "x@far.test y@far.test"));
+	receive("", "x@far.test y@far.test");
 	turn();
 	struct job *j = ready(only());
 
@@ -1446,6 +1513,8 @@ START_TEST(failed_refuses)
 	say(ready(only()), RCPT_FAILED, "550 no");
 	sent(only());
 	ck_assert_uint_eq(srv.queue.n_messages, 0);
+	snprintf(name, sizeof(name), "mailserv-data/queue/failed/%s.env",
+	    failed_id());
 	ck_assert_ptr_nonnull(strstr(test_read(name), "\nto x@far.test\n"));
 	ck_assert_ptr_null(strstr(test_read(name), "y@far.test"));
 }
@@ -1606,6 +1675,7 @@ main(void)
 	tcase_add_test(tc, warnings_have_a_limit);
 	tcase_add_test(tc, expiry_has_a_limit);
 	tcase_add_test(tc, null_sender_goes_to_failed);
+	tcase_add_loop_test(tc, failed_comes_back_beside_others, 0, 2);
 	tcase_add_test(tc, unknown_sender_goes_to_failed);
 	tcase_add_test(tc, report_that_cannot_be_stored);
 	tcase_add_test(tc, report_that_can_never_be_stored);

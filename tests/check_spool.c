@@ -1756,132 +1756,175 @@ END_TEST
 
 /* ---- queue/failed -------------------------------------------------------- */
 
-/* Two recipients of one message, one after the other: both files are there,
- * both recipients in them, on stable storage, and a call that comes again
- * changes nothing. */
-START_TEST(fail_twice)
+/* A message to x, y and z, committed: its envelope. */
+static struct envelope
+queued(void)
 {
 	struct msg *m = message("x@far.test y@far.test z@far.test", "x\n");
-	struct envelope all, e;
-	char id[ID_LEN + 1];
-
-	ck_assert_int_eq(commit(m), MSG_COMMITTED);
-	memcpy(id, m->id, sizeof(id));
-	spool_drop(m);
-	ck_assert(spool_read(srv.spool.dir, id, &all));
-	e = all;
-	e.n = 1;
-	disk(0);
-	ck_assert(spool_fail(&e));
-	ck_assert_str_eq(calls, "FMF");
-	e.rcpts = all.rcpts + 1;
-	e.n = 2;
-	ck_assert(spool_fail(&e));
-	ck_assert(spool_fail(&e));
-	ck_assert_str_eq(spool_file("queue/failed", id, "msg"),
-	    "Return-Path: <a@far.test>\nx\n");
-	spool_remove(id);
-	spool_forget(&all);
-	ck_assert(spool_read(srv.spool.failed, id, &all));
-	ck_assert_uint_eq(all.n, 3);
-	ck_assert_str_eq(all.sender, "a@far.test");
-	ck_assert_str_eq(all.rcpts[0].address, "x@far.test");
-	ck_assert_str_eq(all.rcpts[2].address, "z@far.test");
-	ck_assert_uint_eq(all.head, 26);
-	ck_assert_uint_eq(all.size, 30);
-	spool_forget(&all);
-	ck_assert_uint_eq(count("mailserv-data/queue/failed", "", NULL), 2);
-}
-END_TEST
-
-/* No room for all of the envelope: none of it stays, or what is written later
- * would hang on to the torn line. */
-START_TEST(fail_torn)
-{
-	struct msg *m = message("x@far.test y@far.test", "x\n");
-	struct envelope e, again;
-
-	ck_assert_int_eq(commit(m), MSG_COMMITTED);
-	ck_assert(spool_read(srv.spool.dir, m->id, &e));
-	spool_drop(m);
-	limit_files(50);
-	bool moved = spool_fail(&e);
-
-	limit_files(RLIM_INFINITY);
-	ck_assert(!moved);
-	ck_assert_ptr_null(spool_file("queue/failed", e.id, "env"));
-	ck_assert(spool_fail(&e));
-	ck_assert(spool_read(srv.spool.failed, e.id, &again));
-	ck_assert_uint_eq(again.n, 2);
-	ck_assert_str_eq(again.rcpts[0].address, "x@far.test");
-	spool_forget(&again);
-	spool_forget(&e);
-}
-END_TEST
-
-/* Who lies there already stays, whole, whatever step fails for who comes next;
- * and what is no envelope is not taken for one. */
-START_TEST(fail_keeps_the_first)
-{
-	struct msg *m = message("x@far.test y@far.test", "x\n");
-	struct envelope all, e;
-	char first[256];
-
-	ck_assert_int_eq(commit(m), MSG_COMMITTED);
-	ck_assert(spool_read(srv.spool.dir, m->id, &all));
-	spool_drop(m);
-	e = all;
-	e.n = 1;
-	ck_assert(spool_fail(&e));
-	snprintf(first, sizeof(first), "%s",
-	    spool_file("queue/failed", e.id, "env"));
-	e.rcpts = all.rcpts + 1;
-	for (int n = 1; n <= 2; n++) { /* the sync, and the content's name */
-		disk(n);
-		ck_assert(!spool_fail(&e));
-		ck_assert_str_eq(spool_file("queue/failed", e.id, "env"),
-		    first);
-	}
-	disk(0);
-	char path[128];
-
-	snprintf(path, sizeof(path), "mailserv-data/queue/failed/%s.env",
-	    e.id);
-	test_write(path, "arrived 1\nto x@far.te");
-	ck_assert(!spool_fail(&e));
-	ck_assert_str_eq(spool_file("queue/failed", e.id, "env"),
-	    "arrived 1\nto x@far.te");
-	ck_assert_uint_eq(count("mailserv-data/queue/tmp", "", NULL), 0);
-	spool_forget(&all);
-}
-END_TEST
-
-/* While any step of it fails, the queue must keep the message. */
-START_TEST(fail_fails)
-{
-	struct msg *m = message("x@far.test", "x\n");
 	struct envelope e;
 
 	ck_assert_int_eq(commit(m), MSG_COMMITTED);
 	ck_assert(spool_read(srv.spool.dir, m->id, &e));
 	spool_drop(m);
+	return e;
+}
+
+/* Call spool_fail() for recipients parted by blanks. */
+static bool
+set_aside(const struct envelope *e, const char *to, char id[ID_LEN + 1])
+{
+	struct names names = { .exact = true };
+	char list[256], *rest = list, *at;
+
+	snprintf(list, sizeof(list), "%s", to);
+	while ((at = strsep(&rest, " ")) != NULL)
+		ck_assert(names_push(&names, at));
+	bool ok = spool_fail(e, &names, id);
+
+	names_free(&names);
+	return ok;
+}
+
+static size_t
+in_failed(void)
+{
+	return count("mailserv-data/queue/failed", "", NULL);
+}
+
+/* A whole pair lies there: for so many, the first is this one. */
+static void
+lies_in_failed(const char *id, size_t n, const char *first)
+{
+	struct envelope e;
+
+	ck_assert_str_eq(spool_file("queue/failed", id, "msg"),
+	    "Return-Path: <a@far.test>\nx\n");
+	ck_assert(spool_read(srv.spool.failed, id, &e));
+	ck_assert_uint_eq(e.n, n);
+	ck_assert_str_eq(e.sender, "a@far.test");
+	ck_assert_str_eq(e.rcpts[0].address, first);
+	ck_assert_uint_eq(e.head, 26);
+	ck_assert_uint_eq(e.size, 30);
+	spool_forget(&e);
+}
+
+/* Recipients of one message, one after the other, and once more: a pair each
+ * time, on stable storage, whole, under ids that nothing else has. */
+START_TEST(fail_twice)
+{
+	struct envelope e = queued();
+	char x[ID_LEN + 1], yz[ID_LEN + 1], again[ID_LEN + 1];
+
+	disk(0);
+	ck_assert(set_aside(&e, "x@far.test", x));
+	ck_assert_str_eq(calls, "MFF");
+	ck_assert(set_aside(&e, "y@far.test z@far.test", yz));
+	ck_assert(set_aside(&e, "y@far.test z@far.test", again));
+	ck_assert_uint_eq(in_failed(), 6);
+	ck_assert_str_lt(e.id, x);
+	ck_assert_str_lt(x, yz);
+	ck_assert_str_lt(yz, again);
+	spool_remove(e.id);
+	lies_in_failed(x, 1, "x@far.test");
+	lies_in_failed(yz, 2, "y@far.test");
+	lies_in_failed(again, 2, "y@far.test");
+	spool_forget(&e);
+}
+END_TEST
+
+/* Moved back while others of the same message wait: both are messages, and
+ * when one leaves, the other has its content. */
+START_TEST(fail_and_back)
+{
+	static const char *const end[] = { "msg", "env" };
+	struct envelope e = queued();
+	struct names ids = { .exact = true };
+	char id[ID_LEN + 1], name[ID_LEN + 5];
+	int at = srv.spool.dir;
+
+	ck_assert(set_aside(&e, "x@far.test", id));
+	for (size_t i = 0; i < NELEM(end); i++) {
+		snprintf(name, sizeof(name), "%s.%s", id, end[i]);
+		ck_assert_int_eq(faccessat(at, name, F_OK, 0), -1);
+		ck_assert_int_eq(renameat(srv.spool.failed, name, at, name), 0);
+	}
+	ck_assert(spool_scan(at, &ids, true));
+	ck_assert_uint_eq(ids.n, 2);
+	ck_assert_str_eq(ids.v[0], e.id);
+	ck_assert_str_eq(ids.v[1], id);
+	names_free(&ids);
+	spool_remove(id);
+	ck_assert_str_eq(spool_file("queue", e.id, "msg"),
+	    "Return-Path: <a@far.test>\nx\n");
+	ck_assert_ptr_nonnull(strstr(spool_file("queue", e.id, "env"),
+	    "\nto x@far.test\nto y@far.test\nto z@far.test\n"));
+	spool_forget(&e);
+}
+END_TEST
+
+/* No room for all of the envelope: none of it stays. */
+START_TEST(fail_torn)
+{
+	struct envelope e = queued();
+	char id[ID_LEN + 1];
+
+	limit_files(50);
+	bool moved = set_aside(&e, "x@far.test y@far.test", id);
+
+	limit_files(RLIM_INFINITY);
+	ck_assert(!moved);
+	ck_assert_uint_eq(in_failed(), 0);
+	ck_assert(set_aside(&e, "x@far.test y@far.test", id));
+	lies_in_failed(id, 2, "x@far.test");
+	spool_forget(&e);
+}
+END_TEST
+
+/* While any step of it fails the queue must keep the message; who lies there
+ * already stays, and of the step nothing does. */
+START_TEST(fail_fails)
+{
+	struct envelope e = queued();
+	struct drafts drafts = srv.drafts;
+	char first[ID_LEN + 1], id[ID_LEN + 1];
+
+	ck_assert(set_aside(&e, "x@far.test", first));
 	for (int n = 1; n <= 3; n++) {
 		disk(n);
-		ck_assert(!spool_fail(&e));
+		ck_assert(!set_aside(&e, "y@far.test", id));
+		ck_assert_uint_eq(strlen(calls), (size_t)n);
+		ck_assert_uint_eq(in_failed(), 2);
 	}
 	disk(0);
-	char path[128];
-
-	snprintf(path, sizeof(path), "mailserv-data/queue/failed/%s.env",
-	    e.id);
-	ck_assert_int_eq(unlink(test_path(path)), 0);
-	ck_assert_int_eq(mkdir(test_path(path), 0700), 0);
-	ck_assert(!spool_fail(&e));
-	ck_assert_int_eq(rmdir(test_path(path)), 0);
+	srv.drafts.tmp = -1; /* EBADF */
+	ck_assert(!set_aside(&e, "y@far.test", id));
+	srv.drafts = drafts;
+	ck_assert_uint_eq(in_failed(), 2);
+	ck_assert_uint_eq(in_drafts(), 0);
 	ck_assert_uint_eq(in_queue(), 2);
-	ck_assert(spool_fail(&e));
+	lies_in_failed(first, 1, "x@far.test");
+	ck_assert(set_aside(&e, "y@far.test", id));
 	spool_remove(e.id);
 	ck_assert_int_eq(spool_content(e.id), -1);
+	lies_in_failed(id, 1, "y@far.test");
+	spool_forget(&e);
+}
+END_TEST
+
+/* An id that is there already, for the clock was set back: nobody's. */
+START_TEST(fail_on_another)
+{
+	struct envelope e = queued();
+	char first[ID_LEN + 1], id[ID_LEN + 1];
+
+	ck_assert(set_aside(&e, "x@far.test", first));
+	srv.wall -= 24 * 60 * MINUTE;
+	srv.spool.last_id = strtoull(first, NULL, 16) - 1;
+	ck_assert(!set_aside(&e, "y@far.test", id));
+	ck_assert_str_eq(id, first);
+	lies_in_failed(first, 1, "x@far.test");
+	ck_assert(set_aside(&e, "y@far.test", id));
+	lies_in_failed(id, 1, "y@far.test");
 	spool_forget(&e);
 }
 END_TEST
@@ -2092,10 +2135,12 @@ START_TEST(scan_and_repair)
 		".hosts", ".hosts.new", "000000000000000g.msg",
 		"00000000000000001.msg", "000000000000000A.msg",
 		"000000000000001.env", "0000000000000010.env.bak",
-		"000000000000002b.env", /* being moved back from failed/ */
+		"000000000000002b.env", /* being moved back from failed/, */
+		"000000000000002c.msg", /* one half or the other first */
 		"tmp/000000000000001a.msg", "tmp/000000000000001a.env",
 		"tmp/anything", "failed/000000000000002a.env",
-		"failed/000000000000002a.msg", "failed/000000000000002b.msg" };
+		"failed/000000000000002a.msg", "failed/000000000000002b.msg",
+		"failed/000000000000002c.env" };
 	char path[128];
 	const char *said;
 
@@ -2105,7 +2150,7 @@ START_TEST(scan_and_repair)
 		test_write(path, "x");
 	}
 	ck_assert_str_eq(scanned(srv.spool.dir, false), "000a 000b 000f");
-	ck_assert_uint_eq(in_queue(), 18);
+	ck_assert_uint_eq(in_queue(), 19);
 	ck_assert_uint_eq(in_drafts(), 3);
 	ck_assert_str_eq(scanned(srv.spool.failed, false), "002a");
 	log_level = 0;
@@ -2119,9 +2164,9 @@ START_TEST(scan_and_repair)
 		    *half, *half == 'c' ? "env" : "msg");
 		ck_assert_msg(strstr(said, path) != NULL, "%s", said);
 	}
-	ck_assert_uint_eq(in_queue(), 15);
+	ck_assert_uint_eq(in_queue(), 16);
 	ck_assert_uint_eq(in_drafts(), 0);
-	ck_assert_uint_eq(count("mailserv-data/queue/failed", "", NULL), 3);
+	ck_assert_uint_eq(count("mailserv-data/queue/failed", "", NULL), 4);
 	ck_assert_str_eq(scanned(srv.spool.dir, true), "000a 000b 000f");
 }
 END_TEST
@@ -2316,8 +2361,9 @@ static const struct {
 	{ "envelopes", &content_and_removal, 0 },
 	{ "failed", &fail_twice, 0 },
 	{ "failed", &fail_torn, 0 },
-	{ "failed", &fail_keeps_the_first, 0 },
+	{ "failed", &fail_and_back, 0 },
 	{ "failed", &fail_fails, 0 },
+	{ "failed", &fail_on_another, 0 },
 	{ "start", &modes, 0 },
 	{ "start", &syncfs_of_a_kernel, (int)NELEM(kernels) },
 	{ "start", &lock_is_taken, 0 },
