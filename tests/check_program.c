@@ -264,7 +264,8 @@ START_TEST(queue_from_outside)
 }
 END_TEST
 
-/* Two more hosts, whose only user may be x, or y. */
+/* Three hosts and a dialogue: the first relays to the others, each of which has
+ * one user; that of one.test is to be this. */
 static void
 write_hosts(const char *user)
 {
