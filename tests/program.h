@@ -52,6 +52,8 @@ nap(void)
 static inline unsigned
 free_port(void)
 {
+	static bool given[65536]; /* or one might come twice */
+
 	for (;;) {
 		struct sockaddr_in any = { .sin_family = AF_INET };
 		socklen_t len = sizeof(any);
@@ -63,8 +65,10 @@ free_port(void)
 
 		close(tcp);
 		close(udp);
-		if (ok)
-			return ntohs(any.sin_port);
+		if (!ok || given[ntohs(any.sin_port)])
+			continue;
+		given[ntohs(any.sin_port)] = true;
+		return ntohs(any.sin_port);
 	}
 }
 

@@ -625,6 +625,22 @@ def tuning():
                             subsequent_indent='    '))
 
 
+def is_far(found):
+    share, row = found
+    return share < FAR_BELOW and row[0] not in KNOWN
+
+
+def measure(bench, part):
+    """Measure and print: (part of what is wanted, row), or None: it failed."""
+    try:
+        PARTS[part](bench)
+    except (Failed, OSError, subprocess.SubprocessError, SystemExit) as error:
+        print(f'FAILED: {error}')
+        return None
+    shares = [(show(bench, row), row) for row in TABLE[part]]
+    return [(share, row) for share, row in shares if share is not None]
+
+
 def main(words):
     quick = '--quick' in words
     parts = [word for word in words if word != '--quick'] or \
@@ -639,17 +655,17 @@ def main(words):
     shares = []
     for part in parts:
         print(f'--- {part} ({time.monotonic() - begun:.0f} s)', flush=True)
-        try:
-            PARTS[part](bench)
-        except (Failed, OSError, subprocess.SubprocessError,
-                SystemExit) as error:
+        before = {key: list(value) for key, value in bench.values.items()}
+        found = measure(bench, part)
+        if found is not None and any(map(is_far, found)):
+            print('--- and once more, lest somebody has disturbed it')
+            bench.values = before
+            found = measure(bench, part)
+        if found is None:
             failed.append(part)
-            print(f'FAILED: {error}')
-        shares += [(show(bench, row), row) for row in TABLE[part]]
-    shares = [(share, row) for share, row in shares if share is not None]
+        shares += found or []
     below = sum(share < 1 for share, _ in shares)
-    far = sum(share < FAR_BELOW for share, row in shares
-              if row[0] not in KNOWN)
+    far = sum(map(is_far, shares))
     print(f'--- {len(shares)} compared, {below} below what is wanted, {far} '
           f'far below; medians of {ROUNDS} rounds; {os.cpu_count()} processors'
           f', load {os.getloadavg()[0]:.1f}, {time.monotonic() - begun:.0f} s')
