@@ -1619,7 +1619,7 @@ START_TEST(who_is_heard)
 	    "250|250|354");
 	srv.smtp_heard = false;
 	say(fd, "a\r\n.", "250");
-	ck_assert(!srv.smtp_heard);
+	ck_assert_int_eq(srv.smtp_heard, STRESS); /* octet by octet: before */
 	close(fd);
 }
 END_TEST
@@ -1635,7 +1635,7 @@ START_TEST(shown_while_it_comes)
 		if (i == 1)
 			say(fd, "a", "");
 		say(fd, "b\r\n.", "250");
-		ck_assert_int_eq(fake.kept[i].shown, i == 1);
+		ck_assert_int_eq(fake.kept[i].shown, i == 1 || STRESS);
 	}
 	close(fd);
 }
