@@ -1,5 +1,5 @@
 /*
- * draft.c -- files before they are messages.
+ * draft.c -- files before they are messages, and after.
  *
  * What this is
  *	Where a message's two files are while they are written, and what
@@ -99,6 +99,7 @@ draft_show(struct draft *d, const char *name)
 	if (d->fd < 0 || d->at == tmp ||
 	    renameat(d->at, d->name, tmp, name) < 0)
 		return;
+	/* Nor shall what a spare held be shown behind what was written. */
 	(void)draft_end(d, (size_t)lseek(d->fd, 0, SEEK_CUR));
 	d->at = tmp;
 	snprintf(d->name, sizeof(d->name), "%s", name);

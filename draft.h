@@ -1,6 +1,6 @@
 /*
- * draft.h -- what draft.c offers: files before they are messages, and the
- * folders of the state.  mailserv.h includes it.
+ * draft.h -- what draft.c offers: files before they are messages, and after.
+ * mailserv.h includes it.
  */
 #ifndef DRAFT_H
 #define DRAFT_H
@@ -24,7 +24,8 @@ struct drafts {
 	unsigned first, safe, end; /* numbers of spares: see take_spare() */
 };
 
-/* The folders in srv.drafts are open. */
+/* Begin without spares, once srv.drafts.groups is open or -1; it is closed, and
+ * -1, where the file system has no block groups. */
 void draft_start(void);
 
 /* Make a draft, whose name begins with an id; draft_reuse(): or take one that

@@ -127,8 +127,9 @@ write_content(struct msg *m, const char *data, size_t len)
 {
 	count_content(m, data, len);
 	write_all(m, m->content.fd, data, len);
-	/* The disk may begin while more comes: 730 messages of 1 MiB a second,
-	 * where it was 510.  What fails here, the sync will tell. */
+	/* A full piece: the disk may begin with it while more comes.  730
+	 * messages of 1 MiB a second, where it was 510.  What fails here, the
+	 * sync will tell. */
 	if (len >= LARGE_PIECE - LARGE_BUF)
 		(void)sync_file_range(m->content.fd, 0, 0,
 		    SYNC_FILE_RANGE_WRITE);

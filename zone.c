@@ -7,8 +7,8 @@
  * Call it in this order
  *	zone_new(), which master.c fills; zone_nearest() and zone_find() for
  *	each question; zone_free().
- * A typical sequence, with break node_find in gdb
- *	dns_answer -> answer -> answer_step -> zone_find -> find
+ * A typical sequence, with break zone_find in gdb
+ *	dns_answer -> answer -> answer_step -> zone_find -> exists -> find
  * Always true
  *	Data in a zone fits the shape of its type: it was checked on its way
  *	in, so that nobody has to check it on its way out.
@@ -249,7 +249,8 @@ make_key(const unsigned char *name, unsigned char key[DOMAIN_MAX])
 	return len;
 }
 
-/* The origin, which all begin with, tells nothing. */
+/* Where a key's chain begins.  The origin, with which all keys begin, tells
+ * nothing. */
 static struct node **
 slot_of(const struct zone *z, const unsigned char *key, size_t len)
 {
