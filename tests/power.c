@@ -940,6 +940,7 @@ struct promise {
 	unsigned kept; /* mails that were answered 250 */
 	unsigned came; /* mails and seeds that carol had by then */
 	int n_uids, deleted, quit_said;
+	int copies; /* at most, of what is sent or reported once more */
 };
 
 static struct promise
@@ -947,8 +948,13 @@ promised(const struct recording *r, size_t at)
 {
 	const struct op *now = &r->ops[at];
 	struct promise p = { .came = now->came, .n_uids = now->n_uids,
-		.deleted = now->deleted, .quit_said = now->quit_said };
+		.deleted = now->deleted, .quit_said = now->quit_said,
+		.copies = 2 };
 
+	/* Each failure may cost a copy: a report is taken back when its sync
+	 * fails, and then the power takes that back. */
+	if (r->fired != 0 && r->fired <= at)
+		p.copies++;
 	for (size_t i = 1; i <= at; i++)
 		if (r->ops[i].kind == PROMISE)
 			p.kept |= 1u << r->ops[i].mail;
@@ -963,8 +969,8 @@ look_for_mail(int m, const struct promise *p)
 	bool never = mails[m].octets == TOO_BIG || mails[m].how == LEAVES;
 	bool kept = p->kept >> m & 1;
 	int once[2] = { kept, !never }, none[2] = { 0, 0 };
-	int twice[2] = { kept, never ? 0 : 2 };
-	int again[2] = { kept && (p->came >> m & 1) == 0, never ? 0 : 2 };
+	int twice[2] = { kept, never ? 0 : p->copies };
+	int again[2] = { kept && (p->came >> m & 1) == 0, twice[1] };
 	char text[40];
 
 	world.told->code[m] = kept ? 250 : 0;
