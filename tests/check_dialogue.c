@@ -21,7 +21,8 @@ enum { WAITS, CLOSES, RESETS };
 
 static char dir[64], text[1 << 17];
 static char port[16];
-static pid_t server;
+static pid_t server; /* leads a group: those who serve for it are in it */
+static int alive[2]; /* a pipe: at its end when all of them have gone */
 
 static const char *
 path(const char *name)
@@ -73,16 +74,22 @@ begin(void)
 {
 	snprintf(dir, sizeof(dir), "/tmp/mailserv-check-XXXXXX");
 	ck_assert_ptr_nonnull(mkdtemp(dir));
+	ck_assert_int_eq(pipe(alive), 0);
 	server = 0;
 }
 
 static void
 end(void)
 {
+	char none;
+
 	if (server > 0) {
-		kill(server, SIGKILL);
+		kill(-server, SIGKILL);
 		waitpid(server, NULL, 0);
 	}
+	close(alive[1]);
+	ck_assert_int_eq(read(alive[0], &none, 1), 0);
+	close(alive[0]);
 	nftw(dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
 }
 
@@ -127,6 +134,7 @@ start_n(const char *const *words, size_t n, int then)
 	ck_assert_int_eq(getsockname(fd, (struct sockaddr *)&any, &len), 0);
 	snprintf(port, sizeof(port), "PORT=%u", ntohs(any.sin_port));
 	server = fork();
+	setpgid(server, server); /* in both: whoever comes first */
 	if (server != 0) {
 		close(fd);
 		return;
