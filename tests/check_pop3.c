@@ -29,8 +29,8 @@ static int fds_before;
 /* ---- the stage ----------------------------------------------------------- */
 
 static struct user users[] = {
-	{ "alice", (char *)(uintptr_t)"a b c", true },
-	{ "bob", (char *)(uintptr_t)"builder", true },
+	{ "alice", (char *)(uintptr_t) "a b c", true },
+	{ "bob", (char *)(uintptr_t) "builder", true },
 	{ "carol", NULL, false },
 };
 
@@ -106,7 +106,7 @@ static void
 set_up(void)
 {
 	union address any = { .v4 = { .sin_family = AF_INET,
-		.sin_addr.s_addr = htonl(INADDR_LOOPBACK) } };
+				  .sin_addr.s_addr = htonl(INADDR_LOOPBACK) } };
 	socklen_t len = sizeof(any);
 
 	fds_before = count_fds();
@@ -114,10 +114,13 @@ set_up(void)
 	    access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
 	ck_assert_ptr_nonnull(mkdtemp(dir));
 	srv = (struct server){ .frozen = 1000 * SECOND, .now = 1000 * SECOND };
-	conf = (struct conf){ .hostname = users[0].name, .data_dir = dir,
-		.users = users, .n_users = NELEM(users), .max_clients = 100,
+	conf = (struct conf){ .hostname = users[0].name,
+		.data_dir = dir,
+		.users = users,
+		.n_users = NELEM(users),
+		.max_clients = 100,
 		.timeout_pop3 = 600 * SECOND };
-	conf.hostname = (char *)(uintptr_t)"mx.example";
+	conf.hostname = (char *)(uintptr_t) "mx.example";
 	users[2].secret = strdup(crypt("sesame", "$6$rounds=1000$salt$"));
 	srv.conf = &conf;
 	ck_assert_int_eq(mkdir(in_dir("queue", NULL), 0700), 0);
@@ -148,6 +151,7 @@ tear_down(void)
 	free(srv.net.fds);
 	free(srv.net.conns);
 	free(srv.net.deadlines);
+	free(srv.seen);
 	free(users[2].secret);
 	nftw(dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
 	ck_assert_int_eq(count_fds(), fds_before);
@@ -218,7 +222,8 @@ client(void)
 
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 	ck_assert_int_eq(connect(fd, &listener->peer.any,
-	    address_len(&listener->peer)), 0);
+			     address_len(&listener->peer)),
+	    0);
 	fcntl(fd, F_SETFL, O_NONBLOCK);
 	return fd;
 }
@@ -378,12 +383,18 @@ START_TEST(numbers_rfc1939_5)
 		bool good;
 		uint64_t number;
 	} rows[] = {
-		{ "0", true, 0 }, { "1", true, 1 }, { "10", true, 10 },
+		{ "0", true, 0 },
+		{ "1", true, 1 },
+		{ "10", true, 10 },
 		{ "4294967297", true, 4294967297u },
 		{ "9999999999999999999", true, 9999999999999999999u },
 		{ "18446744073709551617", true, UINT64_MAX },
-		{ "", false, 0 }, { "01", false, 0 }, { "00", false, 0 },
-		{ "-1", false, 0 }, { "+1", false, 0 }, { " 1", false, 0 },
+		{ "", false, 0 },
+		{ "01", false, 0 },
+		{ "00", false, 0 },
+		{ "-1", false, 0 },
+		{ "+1", false, 0 },
+		{ " 1", false, 0 },
 		{ "x", false, 0 },
 	};
 
@@ -454,7 +465,8 @@ START_TEST(order_is_time_then_name)
 			    (i > j) - (i < j));
 		}
 	ck_assert_int_eq(by_age(&(const char *){ "new/1.x" },
-	    &(const char *){ "cur/1.x:2,RS" }), 0);
+			     &(const char *){ "cur/1.x:2,RS" }),
+	    0);
 }
 END_TEST
 
@@ -475,7 +487,8 @@ START_TEST(sizes_from_names)
 	ck_assert_uint_eq(name_octets("new/1.x,S=5,W="), UNKNOWN);
 	ck_assert_uint_eq(name_octets("new/1.x,S=5,W=7x"), UNKNOWN);
 	ck_assert_uint_eq(name_octets("new/1.x,S=5,W=-7"), UNKNOWN);
-	ck_assert_uint_eq(name_octets("new/1.x,S=5,W=9999999999999999"), UNKNOWN);
+	ck_assert_uint_eq(name_octets("new/1.x,S=5,W=9999999999999999"),
+	    UNKNOWN);
 }
 END_TEST
 
@@ -555,13 +568,89 @@ START_TEST(octets_rfc1939_11)
 }
 END_TEST
 
+/* What STAT would say of alice's files. */
+static uint64_t
+count(void)
+{
+	struct maildrop d = { 0 };
+
+	ck_assert(maildrop_load(&d, "alice"));
+	ck_assert(maildrop_count(&d));
+	uint64_t octets = d.octets;
+
+	maildrop_free(&d);
+	return octets;
+}
+
+/* The place where a count is remembered; NULL: it is not. */
+static struct seen *
+remembered(uint64_t octets)
+{
+	for (size_t i = 0; srv.seen != NULL && i < SEEN_MAX; i++)
+		if (srv.seen[i].file != 0 && srv.seen[i].octets == octets)
+			return &srv.seen[i];
+	return NULL;
+}
+
+/* A count is remembered: no later session reads the file, until it is written
+ * to or moved.  An error is not, nor what may change within a tick. */
+START_TEST(counts_are_remembered)
+{
+	put("new/1.x", "a\n");
+	srv.wall = (msec)time(NULL) * 1000;
+	ck_assert_uint_eq(count(), 3);
+	ck_assert_ptr_null(remembered(3));
+	srv.wall += 9 * SECOND;
+	ck_assert_uint_eq(count(), 3);
+	remembered(3)->octets = 77;
+	reads_left = 0;
+	ck_assert_uint_eq(count(), 77);
+	put("new/2.x", "b\nc");
+	srv.wall += SECOND;
+	ck_assert_uint_eq(count(), 77); /* it cannot be read now ... */
+	reads_left = -1;
+	ck_assert_uint_eq(count(), 77 + 6);
+	remembered(6)->octets = 66;
+	ck_assert_uint_eq(count(), 77 + 66);
+	put("new/2.x", "b\nc\n");
+	ck_assert_uint_eq(count(), 77 + 6);
+	ck_assert_int_eq(rename(in_dir("mail/alice/new/1.x", NULL),
+			     in_dir("mail/alice/cur/1.x:2,S", NULL)),
+	    0);
+	ck_assert_uint_eq(count(), 3 + 6);
+}
+END_TEST
+
+/* A row holds SEEN_ROW files; one more takes a place, and all are counted. */
+START_TEST(counts_are_forgotten)
+{
+	srv.wall = (msec)time(NULL) * 1000 + 10 * SECOND;
+	put("new/1.x", "a\n");
+	ck_assert_uint_eq(count(), 3);
+	struct seen *row = srv.seen +
+	    (remembered(3) - srv.seen) / SEEN_ROW * SEEN_ROW;
+	uint64_t sum = remembered(3)->file;
+
+	for (size_t i = 0; i < SEEN_ROW; i++)
+		row[i] = (struct seen){ ~sum - i, 77 };
+	row[SEEN_ROW - 1].file = sum;
+	ck_assert_uint_eq(count(), 77);
+	row[SEEN_ROW - 1].file = ~sum;
+	ck_assert_uint_eq(count(), 3);
+	ck_assert_ptr_nonnull(remembered(3));
+	ck_assert_int_eq((remembered(3) - srv.seen) / SEEN_ROW,
+	    (row - srv.seen) / SEEN_ROW);
+}
+END_TEST
+
 /* ---- delivery ------------------------------------------------------------ */
 
 /* A message as spool.c hands it over, its content under queue/tmp. */
 static struct msg
 message(const char *content)
 {
-	struct msg m = { .id = "0123456789abcdef", .arrived = 1700000000,
+	struct msg m = { .id = "0123456789abcdef",
+		.arrived = 1700000000,
 		.size = strlen(content),
 		.envelope.fd = -1 };
 	const char *last = strrchr(content, '\n');
@@ -570,8 +659,7 @@ message(const char *content)
 	for (const char *at = content; *at != '\0'; at++)
 		m.lines += *at == '\n';
 	ck_assert(draft_new(&m.content, "0123456789abcdef.msg"));
-	ck_assert_int_eq(write(m.content.fd, content, m.size),
-	    (ssize_t)m.size);
+	ck_assert_int_eq(write(m.content.fd, content, m.size), (ssize_t)m.size);
 	return m;
 }
 
@@ -582,19 +670,22 @@ START_TEST(delivery_is_one_file_with_many_names)
 	struct stat one, two, folder;
 	struct msg m = message("a\nb\n");
 
-	conf.hostname = (char *)(uintptr_t)"mx:1.example-x";
+	conf.hostname = (char *)(uintptr_t) "mx:1.example-x";
 	ck_assert(maildrop_prepare(&m, "alice"));
 	ck_assert(maildrop_prepare(&m, "bob"));
 	ck_assert(maildrop_prepare(&m, "bob"));
 	ck_assert_int_lt(stat(in_dir("mail/alice/new/" NAME ",S=4,W=6", NULL),
-	    &one), 0);
+			     &one),
+	    0);
 	ck_assert(maildrop_link(&m, "alice"));
 	ck_assert(maildrop_link(&m, "bob"));
 	ck_assert(maildrop_sync("alice"));
 	ck_assert_int_eq(stat(in_dir("mail/alice/new/" NAME ",S=4,W=6", NULL),
-	    &one), 0);
+			     &one),
+	    0);
 	ck_assert_int_eq(stat(in_dir("mail/bob/new/" NAME ",S=4,W=6", NULL),
-	    &two), 0);
+			     &two),
+	    0);
 	ck_assert_uint_eq(one.st_ino, two.st_ino);
 	ck_assert_uint_eq(one.st_nlink, 3);
 	static const char *const folders[] = { "mail", "mail/alice",
@@ -623,7 +714,10 @@ START_TEST(delivery_counts_the_missing_line_end)
 
 	ck_assert(maildrop_prepare(&m, "alice") && maildrop_link(&m, "alice"));
 	ck_assert_int_eq(stat(in_dir("mail/alice/new/1700000000."
-	    "0123456789abcdef.mx.example,S=4,W=7", NULL), &st), 0);
+				     "0123456789abcdef.mx.example,S=4,W=7",
+				  NULL),
+			     &st),
+	    0);
 	close(m.content.fd);
 	int fd = alice();
 
@@ -706,11 +800,11 @@ START_TEST(dialogue_rfc1939_10)
 	    "C: LIST", "S= +OK 2 messages", "S= 1 6", "S= 2 4", "S= .",
 	    "C: LIST 2", "S= +OK 2 4", "C: UIDL", "S= +OK 2 messages",
 	    "S= 1 1.a", "S= 2 2.b", "S= .", "C: UIDL 1", "S= +OK 1 1.a",
-	    "C: RETR 1", "S= +OK 6 octets", "S= a", "S= b", "S= .",
-	    "C: RSET", "S: +OK", "C: DELE 1", "S: +OK", "C: RETR 2", "S: +OK",
-	    "S= b:", "S= .",
-	    "C: TOP 2 0", "S= +OK it follows", "S= b:", "S= ", "S= .",
-	    "C: NOOP", "S: +OK", "C: QUIT", "S: +OK", "S: (closed)");
+	    "C: RETR 1", "S= +OK 6 octets", "S= a", "S= b", "S= .", "C: RSET",
+	    "S: +OK", "C: DELE 1", "S: +OK", "C: RETR 2", "S: +OK",
+	    "S= b:", "S= .", "C: TOP 2 0", "S= +OK it follows",
+	    "S= b:", "S= ", "S= .", "C: NOOP", "S: +OK", "C: QUIT", "S: +OK",
+	    "S: (closed)");
 	ck_assert_uint_eq(count_files("cur"), 0);
 	ck_assert_uint_eq(count_files("new"), 1);
 	close(fd);
@@ -724,8 +818,8 @@ START_TEST(capa_rfc2449_5)
 
 	PLAY(fd, "S: +OK", "C: CAPA", "S: +OK", "S= TOP", "S= UIDL", "S= USER",
 	    "S= PIPELINING", "S= RESP-CODES", "S= AUTH-RESP-CODE",
-	    "S= EXPIRE NEVER", "S: IMPLEMENTATION mailserv-", "S= .",
-	    "C: QUIT", "S: +OK", "S: (closed)");
+	    "S= EXPIRE NEVER", "S: IMPLEMENTATION mailserv-", "S= .", "C: QUIT",
+	    "S: +OK", "S: (closed)");
 	close(fd);
 	put("new/1.a,S=2,W=3", "a\n");
 	fd = alice();
@@ -743,8 +837,8 @@ START_TEST(strict_numbers_rfc1939_5)
 		"TOP 1", "TOP 1 -1", "TOP 1 x", "TOP 1  1", "TOP  1 1", "TOP",
 		"TOP 1 1 1", "TOP 1,1", "DELE", "DELE 2", "DELE 0x1", "UIDL 2",
 		"UIDL 1 1", "UIDL x", "STAT 1", "NOOP x", "RSET 1", "CAPA x",
-		"QUIT x", "LIST 2", "LIST ", "UIDL ", "STAT ", "QUIT ",
-		"CAPA ", "RETR ", "TOP " };
+		"QUIT x", "LIST 2", "LIST ", "UIDL ", "STAT ", "QUIT ", "CAPA ",
+		"RETR ", "TOP " };
 
 	put("new/1.a,S=7,W=10", "a\n\nb\nc\n");
 	int fd = alice();
@@ -756,13 +850,15 @@ START_TEST(strict_numbers_rfc1939_5)
 		const char *got = hear(fd);
 
 		ck_assert_msg(strncmp(got, "-ERR ", 5) == 0 &&
-		    strstr(got, "(RFC ") != NULL, "%s: %s", bad[i], got);
+			strstr(got, "(RFC ") != NULL,
+		    "%s: %s", bad[i], got);
 	}
 	PLAY(fd, "C: RETR 2",
 	    "S= -ERR no such message: there are 1 (RFC 1939 5)",
 	    "C: TOP 1 99999999999", "S: +OK", "S= a", "S= ", "S= b", "S= c",
-	    "S= .", "C: TOP 1 18446744073709551617", "S: +OK", "S= a", "S= ",
-	    "S= b", "S= c", "S= .", "C: TOP 1 1", "S: +OK", "S= a", "S= ", "S= b", "S= .");
+	    "S= .", "C: TOP 1 18446744073709551617", "S: +OK", "S= a",
+	    "S= ", "S= b", "S= c", "S= .", "C: TOP 1 1", "S: +OK", "S= a",
+	    "S= ", "S= b", "S= .");
 	close(fd);
 }
 END_TEST
@@ -782,10 +878,10 @@ START_TEST(lines_rfc1939_3)
 	    "S: -ERR over 255 octets", endless, "S: -ERR over 255 octets",
 	    "C: ", "S: -ERR", "C: :", "S: -ERR", "R: QUIT\n", "S: -ERR a line",
 	    "R: \n", "S: -ERR a line", "R: CA", "R: PA\r",
-	    "R: \nCAPA\r\nUSER a\r\n", "S: +OK", "S= TOP", "S: ", "S: ", "S: ",
-	    "S: ", "S: ", "S: ", "S: ", "S= .", "S: +OK", "S= TOP", "S: ",
-	    "S: ", "S: ", "S: ", "S: ", "S: ", "S: ", "S= .", "S: +OK now PASS",
-	    "C: GET / HTTP/1.1", "S: -ERR");
+	    "R: \nCAPA\r\nUSER a\r\n", "S: +OK", "S= TOP",
+	    "S: ", "S: ", "S: ", "S: ", "S: ", "S: ", "S: ", "S= .", "S: +OK",
+	    "S= TOP", "S: ", "S: ", "S: ", "S: ", "S: ", "S: ", "S: ", "S= .",
+	    "S: +OK now PASS", "C: GET / HTTP/1.1", "S: -ERR");
 	send_all(fd, "QUIT\0\r\nUS\0ER a\r\n", 16);
 	PLAY(fd, "S: -ERR a NUL", "S: -ERR a NUL", "C: USER b",
 	    "S: +OK now PASS");
@@ -802,7 +898,8 @@ expect_answer(int fd, const char *line)
 	const char *got = hear(fd);
 
 	ck_assert_msg(strncmp(got, "+OK ", 4) == 0 ||
-	    strncmp(got, "-ERR ", 5) == 0, "%s: %s", line, got);
+		strncmp(got, "-ERR ", 5) == 0,
+	    "%s: %s", line, got);
 	ck_assert_uint_le(strlen(got), 510);
 }
 
@@ -857,13 +954,13 @@ START_TEST(states_rfc1939_3)
 	    "S: -ERR wanted: a name without a blank (RFC 1939 7)",
 	    "C: PASS builder", "S: -ERR USER comes", "C: USER bob ", "S: -ERR",
 	    "C: APOP a b", "S: -ERR no such", "C: AUTH PLAIN", "S: -ERR no",
-	    "C: USER bob", "S: +OK", "C: USER alice", "S: +OK",
-	    "C: PASS a b c", "S: +OK", "C: USER bob", "S: -ERR not now",
-	    "C: PASS a b c", "S: -ERR not now", "C: DELE 1", "S: +OK",
-	    "C: DELE 1", "S: -ERR it is marked", "C: RETR 1", "S: -ERR",
-	    "C: TOP 1 1", "S: -ERR", "C: LIST 1", "S: -ERR", "C: UIDL 1",
-	    "S: -ERR", "C: STAT", "S= +OK 1 3", "C: LIST", "S: +OK", "S= 2 3",
-	    "S= .", "C: UIDL", "S: +OK", "S= 2 2.b", "S= .", "C: RSET",
+	    "C: USER bob", "S: +OK", "C: USER alice", "S: +OK", "C: PASS a b c",
+	    "S: +OK", "C: USER bob", "S: -ERR not now", "C: PASS a b c",
+	    "S: -ERR not now", "C: DELE 1", "S: +OK", "C: DELE 1",
+	    "S: -ERR it is marked", "C: RETR 1", "S: -ERR", "C: TOP 1 1",
+	    "S: -ERR", "C: LIST 1", "S: -ERR", "C: UIDL 1", "S: -ERR",
+	    "C: STAT", "S= +OK 1 3", "C: LIST", "S: +OK", "S= 2 3", "S= .",
+	    "C: UIDL", "S: +OK", "S= 2 2.b", "S= .", "C: RSET",
 	    "S= +OK 2 messages", "C: STAT", "S= +OK 2 6", "C: QUIT", "S: +OK");
 	ck_assert_uint_eq(count_files("new"), 2);
 	close(fd);
@@ -886,9 +983,8 @@ START_TEST(nothing_removed_without_quit_rfc1939_6)
 	close(fd);
 	ck_assert_uint_eq(count_files("new"), 1);
 	fd = alice();
-	PLAY(fd, "C: DELE 1", "S: +OK", "T: 599999", "S: (silence)",
-	    "C: NOOP", "S: +OK", "T: 599999", "S: (silence)", "T: 1",
-	    "S: (closed)");
+	PLAY(fd, "C: DELE 1", "S: +OK", "T: 599999", "S: (silence)", "C: NOOP",
+	    "S: +OK", "T: 599999", "S: (silence)", "T: 1", "S: (closed)");
 	ck_assert_uint_eq(count_files("new"), 1);
 	close(fd);
 }
@@ -986,8 +1082,7 @@ START_TEST(wrong_password_takes_a_second)
 	    "S: -ERR USER comes", "R: USER nobody\r\nPASS x\r\nUSER alice\r\n",
 	    "S: +OK", "S: (silence)", "T: 1000", "S: -ERR [AUTH] wrong",
 	    "S: +OK", "C: PASS a b cc", "S: (silence)", "T: 1000",
-	    "S: -ERR [AUTH] wrong",
-	    "S: (closed)");
+	    "S: -ERR [AUTH] wrong", "S: (closed)");
 	close(fd);
 	close(other);
 }
@@ -1142,7 +1237,8 @@ START_TEST(foreign_files_are_counted_once)
 	mkdir(in_dir("mail/alice/new/5.dir", NULL), 0700);
 	put("new/.hidden", "x");
 	ck_assert_int_eq(symlink("/etc/passwd",
-	    in_dir("mail/alice/cur/7.link", NULL)), 0);
+			     in_dir("mail/alice/cur/7.link", NULL)),
+	    0);
 	int fd = alice();
 
 	send_all(fd, "STAT\r\n", 6);
@@ -1172,11 +1268,12 @@ START_TEST(pipelining_rfc2449_6_6)
 	put("new/1.a,S=2,W=3", "a\n");
 	int fd = client();
 
-	PLAY(fd, "R: USER alice\r\nPASS a b c\r\nSTAT\r\nRETR 1\r\nRETR 1\r\n"
-	    "LIST\r\nNOOP\r\nDELE 1\r\nQUIT\r\n", "S: +OK", "S: +OK",
-	    "S: +OK 1 messages", "S= +OK 1 3", "S: +OK", "S= a", "S= .",
-	    "S: +OK", "S= a", "S= .", "S: +OK", "S= 1 3", "S= .", "S: +OK",
-	    "S: +OK", "S: +OK", "S: (closed)");
+	PLAY(fd,
+	    "R: USER alice\r\nPASS a b c\r\nSTAT\r\nRETR 1\r\nRETR 1\r\n"
+	    "LIST\r\nNOOP\r\nDELE 1\r\nQUIT\r\n",
+	    "S: +OK", "S: +OK", "S: +OK 1 messages", "S= +OK 1 3", "S: +OK",
+	    "S= a", "S= .", "S: +OK", "S= a", "S= .", "S: +OK", "S= 1 3",
+	    "S= .", "S: +OK", "S: +OK", "S: +OK", "S: (closed)");
 	close(fd);
 	fd = client(); /* half closed: all of it is answered still */
 	send_all(fd, "USER bob\r\nPASS builder\r\nSTAT\r\nNO", 32);
@@ -1234,7 +1331,8 @@ START_TEST(slow_reader)
 	char *large = malloc(LINES * 80), *end = large;
 
 	for (int i = 0; i < LINES; i++)
-		end += sprintf(end, ".%d%.*s\n", i, i % 60, "................."
+		end += sprintf(end, ".%d%.*s\n", i, i % 60,
+		    "................."
 		    "...........................................");
 	put_file("new/1.a", large, (size_t)(end - large));
 	free(large);
@@ -1296,7 +1394,10 @@ START_TEST(torn_answers_are_cut)
 			srv.frozen += 600 * SECOND;
 		else
 			ck_assert_int_eq(truncate(in_dir("mail/alice/new/"
-			    "1.a,S=1,W=1", NULL), 100), 0);
+							 "1.a,S=1,W=1",
+						      NULL),
+					     100),
+			    0);
 		if (late)
 			turn();
 		while ((octet = hear_octet(fd)) >= 0)
@@ -1322,7 +1423,8 @@ START_TEST(disk_that_fails_rfc3206_4)
 
 	reads_left = 0;
 	PLAY(fd, "R: NOOP\r\nSTAT\r\nRETR 1\r\nTOP 2 0\r\nNOOP\r\n",
-	    "S= +OK NOOP", "S= +OK 2 20005", "S: -ERR [SYS/TEMP] cannot be read",
+	    "S= +OK NOOP", "S= +OK 2 20005",
+	    "S: -ERR [SYS/TEMP] cannot be read",
 	    "S: -ERR [SYS/TEMP] cannot be read", "S= +OK NOOP");
 	reads_left = -1;
 	PLAY(fd, "C: RETR 1", "S= +OK 3 octets", "S= a", "S= .");
@@ -1517,8 +1619,8 @@ START_TEST(secrets_are_compared_in_equal_time)
 
 	for (size_t i = 0; i < NELEM(pairs); i++)
 		ck_assert_msg(secret_equal(pairs[i].given, pairs[i].right) ==
-			pairs[i].equal, "%s %s", pairs[i].given,
-		    pairs[i].right);
+			pairs[i].equal,
+		    "%s %s", pairs[i].given, pairs[i].right);
 	for (int i = 0; i < LEN; i++)
 		right[i] = first[i] = last[i] = 'x';
 	right[LEN] = first[LEN] = last[LEN] = '\0';
@@ -1537,8 +1639,8 @@ START_TEST(unique_ids_last_rfc1939_7)
 	put("new/2.b,S=2,W=3", "a\n");
 	int fd = alice();
 
-	PLAY(fd, "C: UIDL", "S: +OK", "S= 1 1.a", "S= 2 2.b", "S= .",
-	    "C: QUIT", "S: +OK");
+	PLAY(fd, "C: UIDL", "S: +OK", "S= 1 1.a", "S= 2 2.b", "S= .", "C: QUIT",
+	    "S: +OK");
 	close(fd);
 	rename(in_dir("mail/alice/new/1.a,S=2,W=3", NULL),
 	    in_dir("mail/alice/cur/1.a,S=2,W=3:2,RS", NULL));
@@ -1573,8 +1675,8 @@ START_TEST(passwords_are_not_kept)
 	    "C: USER alice\tswordfish", "S: -ERR wanted",
 	    "C: user alice PASS swordfish", "S: -ERR wanted",
 	    "C: USER alice\177swordfish", "S: -ERR wanted",
-	    "R: PASS swordfish\n", "S: -ERR", "C: USER alice",
-	    "S: +OK", "C: PASS a b c", "S: +OK"); /* right, and at once */
+	    "R: PASS swordfish\n", "S: -ERR", "C: USER alice", "S: +OK",
+	    "C: PASS a b c", "S: +OK"); /* right, and at once */
 	fflush(stderr);
 	dup2(old, STDERR_FILENO);
 	close(old);
@@ -1647,6 +1749,8 @@ main(void)
 	tcase_add_test(rules, sizes_from_names);
 	tcase_add_test(rules, dot_stuffing_rfc1939_3);
 	tcase_add_test(rules, octets_rfc1939_11);
+	tcase_add_test(rules, counts_are_remembered);
+	tcase_add_test(rules, counts_are_forgotten);
 	tcase_add_test(rules, delivery_is_one_file_with_many_names);
 	tcase_add_test(rules, delivery_counts_the_missing_line_end);
 	tcase_add_test(rules, delivery_tells_why_not);
