@@ -184,12 +184,12 @@ maildrop_copy(const struct msg *m, const char *user)
 	return ok;
 }
 
-/* Twenty deliveries a turn are the rule, so what they need must be cheap: two
- * calls of stat(), of which the first also tells that all folders last. */
+/* Twenty deliveries a turn are the rule, so what they need must be cheap: one
+ * call of stat(), which also tells that all folders last. */
 bool
 maildrop_prepare(const struct msg *m, const char *user)
 {
-	struct stat folder, content;
+	struct stat folder;
 	char path[PATH_SIZE];
 
 	maildrop_path(path, user, "tmp");
@@ -197,9 +197,7 @@ maildrop_prepare(const struct msg *m, const char *user)
 	    (errno != ENOENT || !maildrop_make(user) ||
 		stat(path, &folder) < 0))
 		return false;
-	if (fstat(m->content.fd, &content) < 0)
-		return false;
-	if (folder.st_dev == content.st_dev)
+	if (folder.st_dev == srv.spool.device)
 		return true;
 	srv.spool.one_fs = false; /* syncfs() on queue/ does not reach it */
 	return maildrop_copy(m, user);

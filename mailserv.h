@@ -313,7 +313,8 @@ struct maildrop {
 struct spool {
 	int dir, failed, lock; /* descriptors below queue/ */
 	bool use_syncfs;       /* it tells of errors here */
-	bool one_fs;           /* queue/ and mail/ are on one file system */
+	dev_t device;          /* the file system of queue/ */
+	bool one_fs;           /* and of all mailboxes, so far */
 	unsigned epoch;        /* grows with every sync that failed */
 	uint64_t last_id;      /* ids only grow */
 	size_t pieces;         /* messages that have a large buffer */

@@ -809,6 +809,7 @@ open_folders(const struct conf *conf)
 	    fstat(mail_fd, &mail) == 0;
 	int why = errno;
 
+	spool->device = queue.st_dev;
 	spool->one_fs = ok && queue.st_dev == mail.st_dev;
 	if (mail_fd >= 0)
 		close(mail_fd);

@@ -108,6 +108,7 @@ set_up(void)
 	union address any = { .v4 = { .sin_family = AF_INET,
 				  .sin_addr.s_addr = htonl(INADDR_LOOPBACK) } };
 	socklen_t len = sizeof(any);
+	struct stat st;
 
 	fds_before = count_fds();
 	snprintf(dir, sizeof(dir), "%s/check_pop3.XXXXXX",
@@ -126,6 +127,8 @@ set_up(void)
 	ck_assert_int_eq(mkdir(in_dir("queue", NULL), 0700), 0);
 	srv.drafts.tmp = open(in_dir("queue", NULL), O_RDONLY | O_DIRECTORY);
 	srv.drafts.groups = -1;
+	ck_assert_int_eq(fstat(srv.drafts.tmp, &st), 0);
+	srv.spool.device = st.st_dev;
 	net_start();
 	listener = net_listen(KIND_POP3, &any, SOCK_STREAM);
 	ck_assert_ptr_nonnull(listener);
@@ -760,6 +763,7 @@ START_TEST(delivery_across_file_systems)
 		return;
 	}
 	srv.drafts.tmp = other;
+	srv.spool.device = there.st_dev;
 	struct msg m = message("across\n");
 
 	ck_assert(maildrop_prepare(&m, "alice"));
@@ -777,6 +781,7 @@ START_TEST(delivery_across_file_systems)
 	ck_assert_uint_eq(count_files("tmp"), 0);
 	unlinkat(other, "0123456789abcdef.msg", 0);
 	srv.drafts.tmp = tmp;
+	srv.spool.device = here.st_dev;
 	close(other);
 	close(m.content.fd);
 	int fd = alice();
