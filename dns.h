@@ -135,10 +135,11 @@ struct zone_hit {
 enum {
 	HEADER = 12, /* RFC 1035 4.1.1 */
 	MESSAGE_MAX = 65535,
-	OPT_SIZE = 11,  /* RFC 6891 6.1.2: an OPT record without options */
-	NAMES_MAX = 64, /* places in a message that pointers lead to */
-	SETS_MAX = 64,  /* in one answer */
-	CHAIN_MAX = 16, /* CNAMEs to follow: a loop must end */
+	OPT_SIZE = 11,      /* RFC 6891 6.1.2: an OPT record without options */
+	NAMES_MAX = 64,     /* places in a message that pointers lead to */
+	SETS_MAX = 64,      /* in one answer */
+	CHAIN_MAX = 16,     /* CNAMEs to follow: a loop must end */
+	CACHE_SLOTS = 1024, /* a newer name takes the place of an older */
 	CLASS_IN = 1,
 };
 
@@ -205,6 +206,15 @@ size_t dns_answer(const unsigned char *query, size_t len, unsigned char *reply,
     bool tcp);
 
 /* ---- resolver.c: sockets and look-ups ------------------------------------ */
+
+/* The look-ups under way, and what is known; resolver.c keeps it. */
+struct dns {
+	struct question *pending, **end; /* in the order of asking */
+	size_t n_pending, n_links;
+	unsigned long ignored; /* replies that were none of ours */
+	struct cached *cache[CACHE_SLOTS];
+	unsigned char in[MESSAGE_MAX + 1], out[MESSAGE_MAX + 1];
+};
 
 /* Listen on an address, UDP and TCP.  False: errno; one of them may listen, but
  * whoever calls gives up. */

@@ -351,7 +351,7 @@ struct server {
 	msec held;                  /* until when the commit waits; or 0 */
 	struct pop3 *pop3_checking; /* for crypt(3), oldest first */
 	struct pop3 *pop3_open;     /* who holds a maildrop */
-	struct dns *dns;            /* see resolver.c */
+	struct dns dns;             /* see dns.h */
 	struct seen *seen;          /* see maildrop.c */
 	volatile sig_atomic_t stop, reload, flush; /* signals have come */
 };

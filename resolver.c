@@ -38,7 +38,6 @@ enum {
 	ROUNDS = 2,          /* so often is each server asked */
 	LINKS_MAX = 64,      /* sockets for look-ups; the rest waits in line */
 	LOOKUPS_MAX = 10000, /* 10 MiB; of 1,000 attempts each may have ten */
-	CACHE_SLOTS = 1024,  /* a newer name takes the place of an older */
 	ANSWERS_MAX = 256,   /* of one look-up; nobody tries so many */
 	FAILURE_TTL = 5,     /* seconds (RFC 2308 7 allows five minutes) */
 	TTL_CAP = 86400,     /* a day: then a mistake is forgotten */
@@ -62,26 +61,6 @@ struct question {
 	struct link *link;     /* where an answer is awaited, or NULL */
 	struct question *next; /* in dns.pending */
 };
-
-struct dns {
-	struct question *pending, **end; /* in the order of asking */
-	size_t n_pending, n_links;
-	unsigned long ignored; /* replies that were none of ours */
-	struct cached *cache[CACHE_SLOTS];
-	unsigned char in[MESSAGE_MAX + 1], out[MESSAGE_MAX + 1];
-};
-
-/* The state, from its first use on; NULL: no memory. */
-static struct dns *
-state(void)
-{
-	if (srv.dns == NULL) {
-		srv.dns = calloc(1, sizeof(*srv.dns));
-		if (srv.dns != NULL)
-			srv.dns->end = &srv.dns->pending;
-	}
-	return srv.dns;
-}
 
 static const char *
 type_name(unsigned type, char room[16])
@@ -130,7 +109,7 @@ trace_message(const struct conn *c, char way, const unsigned char *data,
 bool
 dns_listen(const union address *a)
 {
-	return state() != NULL && net_listen(KIND_DNS, a, SOCK_DGRAM) != NULL &&
+	return net_listen(KIND_DNS, a, SOCK_DGRAM) != NULL &&
 	    net_listen(KIND_DNS, a, SOCK_STREAM) != NULL;
 }
 
@@ -147,7 +126,7 @@ serve_udp(struct conn *c)
 	unsigned n = 0;
 
 	for (size_t i = 0; i < DATAGRAMS; i++) {
-		parts[i] = (struct iovec){ srv.dns->in + i * PART, PART };
+		parts[i] = (struct iovec){ srv.dns.in + i * PART, PART };
 		msgs[i].msg_hdr = (struct msghdr){ .msg_name = &peers[i],
 			.msg_namelen = sizeof(peers[i]),
 			.msg_iov = &parts[i],
@@ -157,7 +136,7 @@ serve_udp(struct conn *c)
 
 	for (int i = 0; i < got; i++) {
 		const unsigned char *query = parts[i].iov_base;
-		unsigned char *reply = srv.dns->out + i * PART;
+		unsigned char *reply = srv.dns.out + i * PART;
 		size_t len = dns_answer(query, msgs[i].msg_len, reply, false);
 
 		trace_message(c, '<', query, msgs[i].msg_len);
@@ -217,9 +196,9 @@ serve_client(struct conn *c)
 	c->deaf |= got == IO_EOF; /* the client will say no more */
 	c->more &= buf_used(&c->out) > 0;
 	while (!c->more && (query = stream_message(c, &len)) != NULL) {
-		size_t size = dns_answer(query, len, srv.dns->out, true);
+		size_t size = dns_answer(query, len, srv.dns.out, true);
 
-		c->more = size > 0 && !put_stream(c, srv.dns->out, size);
+		c->more = size > 0 && !put_stream(c, srv.dns.out, size);
 		if (!c->more)
 			c->in.start += len + 2;
 	}
@@ -255,7 +234,7 @@ link_drop(struct question *q)
 	q->link->q = NULL;
 	net_drop(&q->link->c);
 	q->link = NULL;
-	srv.dns->n_links--;
+	srv.dns.n_links--;
 	srv.net.wake = 0; /* another look-up may wait for its place */
 }
 
@@ -263,7 +242,7 @@ link_drop(struct question *q)
 static void
 unlist(struct question *q)
 {
-	struct question **at = &srv.dns->pending;
+	struct question **at = &srv.dns.pending;
 
 	link_drop(q);
 	while (*at != NULL && *at != q)
@@ -271,9 +250,9 @@ unlist(struct question *q)
 	if (*at == NULL)
 		return;
 	*at = q->next;
-	if (srv.dns->end == &q->next)
-		srv.dns->end = at;
-	srv.dns->n_pending--;
+	if (srv.dns.end == &q->next)
+		srv.dns.end = at;
+	srv.dns.n_pending--;
 }
 
 /* How it fails, if it does; why may be what it has said already. */
@@ -369,7 +348,7 @@ cache_slot(const struct dname *name, unsigned type)
 
 	for (size_t i = 0; i < name->len; i++)
 		hash = hash * 31 + (name->octets[i] | 0x20u); /* case */
-	return &srv.dns->cache[hash % CACHE_SLOTS];
+	return &srv.dns.cache[hash % CACHE_SLOTS];
 }
 
 /* Copy the outcome of one look-up to another; false: no memory. */
@@ -482,7 +461,7 @@ known(struct question *q)
 static size_t
 make_query(struct question *q)
 {
-	struct dns_reply o = { .data = srv.dns->out,
+	struct dns_reply o = { .data = srv.dns.out,
 		.cap = MESSAGE_MAX,
 		.len = HEADER,
 		.flags = RD };
@@ -508,8 +487,8 @@ send_udp(struct link *link, const union address *to)
 		return false;
 	size_t len = make_query(link->q);
 
-	trace_message(c, '>', srv.dns->out, len);
-	if (send(c->fd, srv.dns->out, len, MSG_NOSIGNAL) < 0)
+	trace_message(c, '>', srv.dns.out, len);
+	if (send(c->fd, srv.dns.out, len, MSG_NOSIGNAL) < 0)
 		c->deadline = srv.now; /* as if it had not answered */
 	return true;
 }
@@ -531,7 +510,7 @@ send_question(struct question *q, const union address *to)
 	if (link->c.deadline == NEVER)
 		link->c.deadline = srv.now + SERVER_WAIT * SECOND;
 	q->link = link;
-	srv.dns->n_links++;
+	srv.dns.n_links++;
 	return true;
 }
 
@@ -729,11 +708,11 @@ take_message(struct link *link, const unsigned char *data, size_t len)
 	unsigned rcode = g.flags & 15;
 
 	if (!ours) {
-		srv.dns->ignored++;
+		srv.dns.ignored++;
 		log_conn(&link->c,
 		    "a reply from %s to no question of ours"
 		    " is ignored: ignored=%lu",
-		    link->c.peer_text, srv.dns->ignored);
+		    link->c.peer_text, srv.dns.ignored);
 		link->strange = true;
 	} else if ((g.flags & TC) && q->stream) {
 		next_server(q, "the name server cuts off its answer by TCP");
@@ -754,7 +733,7 @@ take_message(struct link *link, const unsigned char *data, size_t len)
 static void
 serve_udp_link(struct link *link)
 {
-	unsigned char *in = srv.dns->in;
+	unsigned char *in = srv.dns.in;
 
 	for (int i = 0; i < DATAGRAMS && link->q != NULL; i++) {
 		ssize_t got = recv(link->c.fd, in, MESSAGE_MAX, MSG_DONTWAIT);
@@ -784,7 +763,7 @@ serve_tcp_link(struct link *link)
 
 		c->deaf = c->more = false;
 		if (why == 0) { /* c->out is empty, and has room for any */
-			put_stream(c, srv.dns->out, make_query(link->q));
+			put_stream(c, srv.dns.out, make_query(link->q));
 			return;
 		}
 		say_errno(link->q, why);
@@ -824,8 +803,8 @@ serve_link(struct link *link)
 struct lookup *
 dns_ask(const char *name, enum rr_type type)
 {
-	struct dns *dns = state();
-	struct question *q = dns != NULL ? calloc(1, sizeof(*q)) : NULL;
+	struct dns *dns = &srv.dns;
+	struct question *q = calloc(1, sizeof(*q));
 
 	if (q == NULL)
 		return NULL;
@@ -840,6 +819,8 @@ dns_ask(const char *name, enum rr_type type)
 	} else if (dns->n_pending >= LOOKUPS_MAX) {
 		finish(q, LOOKUP_FAILED, "too many look-ups at once");
 	} else {
+		if (dns->pending == NULL)
+			dns->end = &dns->pending;
 		*dns->end = q;
 		dns->end = &q->next;
 		dns->n_pending++;
@@ -863,7 +844,7 @@ dns_drop(struct lookup *l)
 void
 dns_serve(void)
 {
-	struct dns *dns = srv.dns;
+	struct dns *dns = &srv.dns;
 	struct question *next;
 
 	for (struct conn *c = net_next(KIND_DNS, NULL); c != NULL;
@@ -875,8 +856,6 @@ dns_serve(void)
 		else
 			serve_link((struct link *)c);
 	}
-	if (dns == NULL)
-		return;
 	for (struct question *q = dns->pending; q != NULL; q = next) {
 		next = q->next; /* start() may end it */
 		if (q->link == NULL && dns->n_links < LINKS_MAX)
