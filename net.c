@@ -807,6 +807,7 @@ net_connected(struct conn *c)
 	socklen_t len = sizeof(why);
 	int failed = getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &why, &len);
 
+	c->deaf = c->more = false;
 	return failed < 0 ? errno : why;
 }
 

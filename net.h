@@ -235,9 +235,10 @@ struct conn *net_listen(enum kind kind, const union address *a, int type);
  */
 struct conn *net_accept(struct conn *listener, size_t size, const char *busy);
 
-/* Begin to connect c (zeroed) to an address, with a socket of this type; when
- * POLLOUT comes, net_connected tells how it ended: 0 or an errno.  False,
- * errno: not even begun.  By UDP (SOCK_DGRAM) it is connected at once. */
+/* Begin to connect c (zeroed) to an address, with a socket of this type; it
+ * is deaf until POLLOUT comes and net_connected() tells how that ended: 0 or an
+ * errno.  False, errno: not even begun.  By UDP (SOCK_DGRAM) it is connected at
+ * once. */
 bool
 net_connect(struct conn *c, enum kind kind, const union address *to, int type);
 int net_connected(struct conn *c);

@@ -741,21 +741,6 @@ relay_read(struct relay *r)
 
 /* ---- relays: from beginning to end --------------------------------------- */
 
-/* The attempt to connect has ended. */
-static void
-relay_connected(struct relay *r)
-{
-	struct conn *c = &r->link->c;
-	int why = net_connected(c);
-
-	if (why != 0) {
-		relay_failed(r, "cannot be reached: ", strerror(why));
-		return;
-	}
-	c->deaf = c->more = false;
-	relay_enter(r, AT_GREETING);
-}
-
 /* Serve the connection, if this turn has brought it something. */
 static void
 relay_serve(struct relay *r)
@@ -764,7 +749,12 @@ relay_serve(struct relay *r)
 	short revents = link->c.revents;
 
 	if (r->stage == AT_CONNECT && revents != 0) {
-		relay_connected(r);
+		int why = net_connected(&link->c);
+
+		if (why != 0)
+			relay_failed(r, "cannot be reached: ", strerror(why));
+		else
+			relay_enter(r, AT_GREETING);
 		return;
 	}
 	if (revents & POLLOUT)
