@@ -265,11 +265,12 @@ say_why(struct question *q, const char *why)
 
 /* The same for an errno: whose it is must be said, or it would be taken for
  * the mail host's. */
-static void
+static const char *
 say_errno(struct question *q, int error)
 {
 	snprintf(q->l.why, sizeof(q->l.why), "the name server: %s",
 	    strerror(error));
+	return q->l.why;
 }
 
 static const char endless[] = "the chain of CNAMEs has no end";
@@ -742,10 +743,8 @@ serve_udp_link(struct link *link)
 			take_message(link, in, (size_t)got);
 			continue;
 		}
-		if (errno != EAGAIN && errno != EINTR) {
-			say_errno(link->q, errno);
-			next_server(link->q, link->q->l.why);
-		}
+		if (errno != EAGAIN && errno != EINTR)
+			next_server(link->q, say_errno(link->q, errno));
 		return;
 	}
 }
@@ -761,13 +760,10 @@ serve_tcp_link(struct link *link)
 	if (c->deaf) {
 		int why = net_connected(c);
 
-		c->deaf = c->more = false;
-		if (why == 0) { /* c->out is empty, and has room for any */
+		if (why != 0)
+			next_server(link->q, say_errno(link->q, why));
+		else /* c->out is empty, and has room for any */
 			put_stream(c, srv.dns.out, make_query(link->q));
-			return;
-		}
-		say_errno(link->q, why);
-		next_server(link->q, link->q->l.why);
 		return;
 	}
 	enum io got = net_read(c);
