@@ -498,10 +498,8 @@ relay_pour(struct relay *r)
 	ssize_t n = 1;
 
 	c->more = true;
-	while (n > 0 && buf_room(&c->out) >= sizeof(wire)) {
-		n = pread(r->fd, chunk, sizeof(chunk), r->offset);
-		if (n <= 0)
-			break;
+	while (buf_room(&c->out) >= sizeof(wire) &&
+	    (n = pread(r->fd, chunk, CHUNK, r->offset)) > 0) {
 		r->offset += n;
 		size_t len = dots_put(&r->last, chunk, (size_t)n, wire);
 
@@ -787,10 +785,7 @@ relay_open(const char *domain)
 {
 	struct relay *r = calloc(1, sizeof(*r));
 
-	if (r == NULL)
-		return NULL;
-	r->route = route_begin(domain);
-	if (r->route == NULL) {
+	if (r == NULL || (r->route = route_begin(domain)) == NULL) {
 		free(r);
 		return NULL;
 	}
