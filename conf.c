@@ -1035,9 +1035,8 @@ conf_same_outside(struct conf *one, struct conf *two)
 	for (size_t kind = 0; kind < NELEM(one->listen); kind++) {
 		struct addresses a = one->listen[kind], b = two->listen[kind];
 
-		if (a.n != b.n)
-			return false;
-		if (a.n > 0 && memcmp(a.v, b.v, a.n * sizeof(*a.v)) != 0)
+		if (a.n != b.n ||
+		    (a.n > 0 && memcmp(a.v, b.v, a.n * sizeof(*a.v)) != 0))
 			return false;
 	}
 	if ((one->run_as == NULL) != (two->run_as == NULL) ||
