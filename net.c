@@ -84,20 +84,13 @@ clock_forgive(void)
 /* ---- log and trace ------------------------------------------------------- */
 
 static const char *const part_name[] = {
-	[PART_MAIN] = "main",
 	[PART_SMTP] = "smtp",
-	[PART_QUEUE] = "queue",
 	[PART_POP3] = "pop3",
 	[PART_DNS] = "dns",
+	[PART_QUEUE] = "queue",
+	[PART_MAIN] = "main",
 };
-
-static const enum part kind_part[] = {
-	[KIND_SMTP] = PART_SMTP,
-	[KIND_POP3] = PART_POP3,
-	[KIND_DNS] = PART_DNS,
-	[KIND_RELAY] = PART_QUEUE,
-};
-_Static_assert(NELEM(kind_part) == N_KINDS, "name every kind's part");
+_Static_assert((int)PART_MAIN == (int)N_KINDS, "a part for every kind");
 
 /* Append text to a line of LOG_LINE octets, harmless: a control character
  * could end the line or colour the reader's terminal. */
@@ -156,7 +149,7 @@ log_conn(const struct conn *c, const char *fmt, ...)
 
 	snprintf(id, sizeof(id), "%lu", c->id);
 	va_start(ap, fmt);
-	log_text(kind_part[c->kind], id, fmt, ap);
+	log_text((enum part)c->kind, id, fmt, ap);
 	va_end(ap);
 }
 

@@ -72,11 +72,11 @@ union address {
 	struct sockaddr_in6 v6;
 };
 
-/* The parts that log lines name. */
-enum part { PART_MAIN, PART_SMTP, PART_QUEUE, PART_POP3, PART_DNS };
-
 /* Whose ready list a connection joins: which file serves it. */
 enum kind { KIND_SMTP, KIND_POP3, KIND_DNS, KIND_RELAY, N_KINDS };
+
+/* The parts that log lines name: one for each kind, by its number; and main. */
+enum part { PART_SMTP, PART_POP3, PART_DNS, PART_QUEUE, PART_MAIN };
 
 /*
  * One descriptor in the poll set.  It is the first member of every session,
