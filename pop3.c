@@ -245,15 +245,17 @@ pop3_enter(struct pop3 *s, enum pop3_state next)
 	}
 }
 
-/* The words of the reply that the handler is about to ask for. */
-__attribute__((format(printf, 2, 3))) static void
-pop3_note(struct pop3 *s, const char *fmt, ...)
+/* Note what a verdict's reply is to say of its own; returns the verdict, for
+ * the handler to return. */
+__attribute__((format(printf, 3, 4))) static enum verdict
+pop3_note(struct pop3 *s, enum verdict v, const char *fmt, ...)
 {
 	va_list ap;
 
 	va_start(ap, fmt);
 	vsnprintf(s->note, sizeof(s->note), fmt, ap);
 	va_end(ap);
+	return v;
 }
 
 /* ---- replies ------------------------------------------------------------- */
@@ -539,8 +541,7 @@ pop3_login(struct pop3 *s)
 		srv.pop3_open = s;
 		log_conn(&s->c, "login user=%s messages=%zu", s->user->name,
 		    s->drop.left);
-		pop3_note(s, "%zu messages", s->drop.left);
-		return SAY_OK;
+		return pop3_note(s, SAY_OK, "%zu messages", s->drop.left);
 	}
 	int why = errno;
 
@@ -548,7 +549,7 @@ pop3_login(struct pop3 *s)
 	pop3_enter(s, POP3_AUTHORIZATION);
 	if (taken)
 		return SAY_IN_USE;
-	pop3_note(s, "%s", strerror(why));
+	pop3_note(s, SAY_DISK, "%s", strerror(why));
 	log_conn(&s->c, "maildrop user=%s: %s", s->user->name, s->note);
 	return why == EACCES || why == ENOTDIR ? SAY_BROKEN : SAY_DISK;
 }
@@ -569,8 +570,9 @@ do_user(struct pop3 *s)
 {
 	s->user = user_find(s->conf, s->arg);
 	s->named = is_name(s->arg);
-	pop3_note(s, s->named ? "now PASS" : "a name without a blank");
-	return s->named ? SAY_OK : SAY_USAGE;
+	if (s->named)
+		return pop3_note(s, SAY_OK, "now PASS");
+	return pop3_note(s, SAY_USAGE, "a name without a blank");
 }
 
 /* RFC 1939 7.  Runs again until the answer is known, and, for a wrong one,
@@ -603,16 +605,15 @@ do_stat(struct pop3 *s)
 {
 	if (!maildrop_count(&s->drop))
 		return SAY_WAIT;
-	pop3_note(s, "%zu %" PRIu64, s->drop.left, s->drop.octets);
-	return SAY_OK;
+	return pop3_note(s, SAY_OK, "%zu %" PRIu64, s->drop.left,
+	    s->drop.octets);
 }
 
 /* RFC 1939 5; and CAPA, of which all is in the verb's row. */
 static enum verdict
 do_noop(struct pop3 *s)
 {
-	pop3_note(s, "%s", s->verb->name);
-	return SAY_OK;
+	return pop3_note(s, SAY_OK, "%s", s->verb->name);
 }
 
 /* LIST and UIDL (RFC 1939 5 and 7): of one message here, of all of them later,
@@ -624,11 +625,9 @@ do_list(struct pop3 *s)
 
 	if (s->verb->feed == FEED_LIST && !maildrop_count(&s->drop))
 		return SAY_WAIT;
-	if (s->numbered)
-		pop3_note(s, "%s", listing(s, s->number - 1, text));
-	else
-		pop3_note(s, "%zu messages", s->drop.left);
-	return SAY_OK;
+	if (!s->numbered)
+		return pop3_note(s, SAY_OK, "%zu messages", s->drop.left);
+	return pop3_note(s, SAY_OK, "%s", listing(s, s->number - 1, text));
 }
 
 /* RETR and TOP (RFC 1939 5 and 7).  Its octets are told only where that needs
@@ -645,17 +644,16 @@ do_retr(struct pop3 *s)
 		return SAY_WAIT;
 	if (s->file < 0 || read(s->file, &first, 1) < 0 ||
 	    lseek(s->file, 0, SEEK_SET) < 0) {
-		pop3_note(s, "%s", strerror(errno));
+		pop3_note(s, SAY_DISK, "%s", strerror(errno));
 		feed_end(s);
 		return SAY_DISK;
 	}
-	pop3_note(s, "it follows");
 	s->wire = (struct wire){ .top = s->verb->args == TWO_NUMBERS,
 		.lines = s->lines };
 	s->retrieved += !s->wire.top;
-	if (octets != UNKNOWN && !s->wire.top)
-		pop3_note(s, "%" PRIu64 " octets", octets);
-	return SAY_OK;
+	if (octets == UNKNOWN || s->wire.top)
+		return pop3_note(s, SAY_OK, "it follows");
+	return pop3_note(s, SAY_OK, "%" PRIu64 " octets", octets);
 }
 
 /* RFC 1939 5: a mark, and nothing else, since the client may yet say RSET or
@@ -664,8 +662,7 @@ static enum verdict
 do_dele(struct pop3 *s)
 {
 	maildrop_mark(&s->drop, &s->drop.v[s->number - 1], true);
-	pop3_note(s, "marked, until QUIT");
-	return SAY_OK;
+	return pop3_note(s, SAY_OK, "marked, until QUIT");
 }
 
 /* RFC 1939 5. */
@@ -674,8 +671,7 @@ do_rset(struct pop3 *s)
 {
 	for (size_t i = 0; i < s->drop.files.n; i++)
 		maildrop_mark(&s->drop, &s->drop.v[i], false);
-	pop3_note(s, "%zu messages", s->drop.left);
-	return SAY_OK;
+	return pop3_note(s, SAY_OK, "%zu messages", s->drop.left);
 }
 
 /* Some of the marked messages go; true: all have, but those kept.  Whatever
@@ -699,7 +695,7 @@ remove_some(struct pop3 *s)
 			continue;
 		}
 		s->kept++;
-		pop3_note(s, "%s", strerror(errno));
+		pop3_note(s, SAY_KEPT, "%s", strerror(errno));
 		if (s->drop.looked)
 			log_conn(&s->c, "not removed: %s: %s", path, s->note);
 	}
@@ -726,9 +722,9 @@ do_quit(struct pop3 *s)
 		    s->drop.files.n - s->removed);
 	}
 	pop3_enter(s, POP3_BYE);
-	if (s->kept == 0)
-		pop3_note(s, "%s says goodbye", s->conf->hostname);
-	return s->kept > 0 ? SAY_KEPT : SAY_OK;
+	if (s->kept > 0)
+		return SAY_KEPT; /* remove_some() has noted why */
+	return pop3_note(s, SAY_OK, "%s says goodbye", s->conf->hostname);
 }
 
 /* ---- commands: the dispatcher -------------------------------------------- */
@@ -793,7 +789,7 @@ parse_arg(struct pop3 *s)
 	enum args args = s->verb->args;
 	bool alone = s->arg[-1] != ' '; /* not even a blank behind the verb */
 
-	pop3_note(s, "%s", usage[args]);
+	pop3_note(s, SAY_USAGE, "%s", usage[args]);
 	s->numbered = args >= NUMBER && (args != MAYBE_NUMBER || !alone);
 	if (args == TEXT)
 		return s->arg[0] != '\0' ? SAY_OK : SAY_USAGE;
@@ -801,9 +797,8 @@ parse_arg(struct pop3 *s)
 		return alone ? SAY_OK : SAY_USAGE;
 	if (!parse_numbers(s))
 		return SAY_USAGE;
-	pop3_note(s, "%zu", s->drop.files.n);
 	if (s->number < 1 || s->number > s->drop.files.n)
-		return SAY_NO_SUCH;
+		return pop3_note(s, SAY_NO_SUCH, "%zu", s->drop.files.n);
 	s->note[0] = '\0';
 	return s->drop.v[s->number - 1].deleted ? SAY_DELETED : SAY_OK;
 }
@@ -846,10 +841,8 @@ pop3_obey(struct pop3 *s, const char *line)
 
 	if (v != SAY_OK)
 		return v;
-	if (!(s->verb->legal & IN(s->state))) {
-		pop3_note(s, "%s", states[s->state].name);
-		return SAY_STATE;
-	}
+	if (!(s->verb->legal & IN(s->state)))
+		return pop3_note(s, SAY_STATE, "%s", states[s->state].name);
 	v = parse_arg(s);
 	if (v != SAY_OK)
 		return v;
@@ -968,7 +961,7 @@ pop3_greet(struct pop3 *s)
 	if (v == SAY_FAULT)
 		pop3_enter(s, POP3_BYE);
 	if (v == SAY_OK)
-		pop3_note(s, "%s POP3 is ready", s->conf->hostname);
+		pop3_note(s, SAY_OK, "%s POP3 is ready", s->conf->hostname);
 	if (v != SAY_NOTHING)
 		pop3_say(s, v);
 	pop3_alive(s);
