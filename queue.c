@@ -40,7 +40,6 @@ enum {
 
 /* Where messages for one domain go: it, not they, is due, fails and waits. */
 struct dest {
-	char *domain;
 	struct job *first, *last; /* due when it is, by order of arrival */
 	struct job *delayed, *delayed_last; /* due on their own, in order */
 	size_t backlog;                     /* jobs from first to last */
@@ -55,6 +54,7 @@ struct dest {
 	bool crowded;    /* it has refused one of several: no more, then */
 	char *reason;    /* the last failure, or NULL */
 	struct dest *next_hash;
+	char domain[]; /* in lower case */
 };
 
 /* One connection's worth of work for a destination. */
@@ -129,7 +129,6 @@ dest_update(struct dest *d)
 	*at = d->next_hash;
 	srv.queue.n_dests--;
 	srv.queue.hosts_changed |= d->fails > 0;
-	free(d->domain);
 	free(d->reason);
 	free(d);
 }
@@ -153,16 +152,15 @@ dest_get(const char *domain)
 	if (d != NULL)
 		return d;
 	struct dest **bucket = dest_bucket(domain);
-	char *copy = strdup(domain);
+	size_t len = strlen(domain);
 
-	for (char *at = copy; at != NULL && *at != '\0'; at++)
-		*at = (char)tolower((unsigned char)*at);
-	d = copy != NULL ? malloc(sizeof(*d)) : NULL;
-	if (d == NULL) {
-		free(copy);
+	d = calloc(1, sizeof(*d) + len + 1);
+	if (d == NULL)
 		return NULL;
-	}
-	*d = (struct dest){ .domain = copy, .useful = 1, .next_hash = *bucket };
+	d->useful = 1;
+	for (size_t i = 0; i < len; i++)
+		d->domain[i] = (char)tolower((unsigned char)domain[i]);
+	d->next_hash = *bucket;
 	*bucket = d;
 	srv.queue.n_dests++;
 	return d;
