@@ -506,10 +506,9 @@ take_owner(struct loader *ld)
 static uint32_t
 soa_minimum(const unsigned char *rdata, size_t len)
 {
-	uint32_t minimum;
+	struct dns_packet p = { rdata, len, len - 4, false };
+	uint32_t minimum = dns_get32(&p);
 
-	memcpy(&minimum, rdata + len - 4, 4);
-	minimum = ntohl(minimum);
 	return minimum <= TTL_MAX ? minimum : 0; /* RFC 2181 8 */
 }
 
