@@ -309,14 +309,13 @@ conf_reload(void)
 static void
 obey_signals(void)
 {
-	if (srv.reload) {
-		srv.reload = 0;
+	bool reload = srv.reload, flush = srv.flush;
+
+	srv.reload = srv.flush = 0;
+	if (reload)
 		conf_reload();
-	}
-	if (srv.flush) {
-		srv.flush = 0;
+	if (flush)
 		queue_flush();
-	}
 }
 
 /* Nobody new comes in; everybody hears 421 or -ERR, but for clients of the DNS,
