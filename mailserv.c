@@ -543,15 +543,6 @@ with_conf(const char *file, int mode, char **words)
 	return status;
 }
 
-/* Does the number of words fit the mode? */
-static bool
-words_fit(int mode, int words)
-{
-	if (mode == 'r')
-		return words == 1;
-	return mode == 'd' ? words >= 1 : words == 0;
-}
-
 /* Which mode do the options ask for?  '?': none that there is. */
 static int
 parse_options(int argc, char **argv, const char **file)
@@ -569,7 +560,12 @@ parse_options(int argc, char **argv, const char **file)
 		else
 			mode = option;
 	}
-	return words_fit(mode, argc - optind) ? mode : '?';
+	int words = argc - optind;
+	bool fit = mode == 'r' ? words == 1 :
+	    mode == 'd'        ? words >= 1 :
+				 words == 0;
+
+	return fit ? mode : '?';
 }
 
 int
