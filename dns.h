@@ -207,12 +207,19 @@ size_t dns_answer(const unsigned char *query, size_t len, unsigned char *reply,
 
 /* ---- resolver.c: sockets and look-ups ------------------------------------ */
 
+/* The outcome of a look-up, for a while. */
+struct cached {
+	struct dname name;
+	msec until; /* 0: none yet */
+	struct lookup l;
+};
+
 /* The look-ups under way, and what is known; resolver.c keeps it. */
 struct dns {
 	struct question *pending, **end; /* in the order of asking */
 	size_t n_pending, n_links;
-	unsigned long ignored; /* replies that were none of ours */
-	struct cached *cache[CACHE_SLOTS];
+	unsigned long ignored;            /* replies that were none of ours */
+	struct cached cache[CACHE_SLOTS]; /* 1 MiB, when all are in use */
 	unsigned char in[MESSAGE_MAX + 1], out[MESSAGE_MAX + 1];
 };
 

@@ -335,14 +335,7 @@ make_room(struct question *q, size_t n)
 
 /* ---- the resolver: what we know already ---------------------------------- */
 
-/* The outcome of a look-up, for a while. */
-struct cached {
-	struct dname name;
-	msec until;
-	struct lookup l;
-};
-
-static struct cached **
+static struct cached *
 cache_slot(const struct dname *name, unsigned type)
 {
 	size_t hash = type;
@@ -375,27 +368,20 @@ copy_outcome(struct lookup *to, const struct lookup *from)
 static void
 cache_put(const struct question *q, const struct dname *name, uint32_t ttl)
 {
-	struct cached **slot = cache_slot(name, q->l.type);
-	struct cached *new = ttl > 0 ? calloc(1, sizeof(*new)) : NULL;
+	struct cached *slot = cache_slot(name, q->l.type);
 
-	if (new == NULL || !copy_outcome(&new->l, &q->l)) {
-		free(new);
+	if (ttl == 0 || !copy_outcome(&slot->l, &q->l))
 		return;
-	}
-	new->name = *name;
-	new->until = srv.now + SECOND *(ttl < TTL_CAP ? ttl : TTL_CAP);
-	if (*slot != NULL)
-		free((*slot)->l.answers);
-	free(*slot);
-	*slot = new;
+	slot->name = *name;
+	slot->until = srv.now + SECOND * (ttl < TTL_CAP ? ttl : TTL_CAP);
 }
 
 static bool
 cache_get(struct question *q)
 {
-	const struct cached *e = *cache_slot(&q->name, q->l.type);
+	const struct cached *e = cache_slot(&q->name, q->l.type);
 
-	if (e == NULL || e->l.type != q->l.type || e->until <= srv.now ||
+	if (e->l.type != q->l.type || e->until <= srv.now ||
 	    !dns_same_name(&e->name, &q->name) || !copy_outcome(&q->l, &e->l))
 		return false;
 	finish(q, e->l.state, q->l.why);
