@@ -223,10 +223,6 @@ struct dns {
 	unsigned char in[MESSAGE_MAX + 1], out[MESSAGE_MAX + 1];
 };
 
-/* Listen on an address, UDP and TCP.  False: errno; one of them may listen, but
- * whoever calls gives up. */
-bool dns_listen(const union address *a);
-
 /* Ask for a name's records.  Our own zones answer at once; else the resolvers
  * of srv.conf, in the turns to come.  NULL: no memory.  The caller looks at
  * ->state in its own turn, and drops the lookup, or NULL, at any time. */

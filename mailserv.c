@@ -65,10 +65,10 @@ open_ports(void)
 	for (enum kind kind = 0; kind < NELEM(kind_name); kind++)
 		for (size_t i = 0; i < srv.conf->listen[kind].n; i++) {
 			const union address *a = &srv.conf->listen[kind].v[i];
-			bool ok = kind == KIND_DNS ?
-			    dns_listen(a) :
-			    net_listen(kind, a, SOCK_STREAM) != NULL;
+			bool ok = kind != KIND_DNS || /* asked by UDP, too */
+			    net_listen(kind, a, SOCK_DGRAM) != NULL;
 
+			ok = ok && net_listen(kind, a, SOCK_STREAM) != NULL;
 			address_format(a, true, text);
 			if (!ok) {
 				log_event(PART_MAIN, "-",

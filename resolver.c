@@ -5,9 +5,9 @@
  *	UDP and TCP for the server's queries, which dns.c answers; and the
  *	look-ups of route.c, which never wait.
  * Call it in this order
- *	dns_listen() for every port, where there are any.  dns_ask(), then a
- *	look at ->state in each turn, then dns_drop().  In every turn
- *	dns_serve(), net_settle(), dns_reap().
+ *	net_listen() twice for every port, where there are any: UDP, TCP.
+ *	dns_ask(), then a look at ->state in each turn, then dns_drop().  In
+ *	every turn dns_serve(), net_settle(), dns_reap().
  * A typical sequence, with break send_udp, break finish in gdb
  *	dns_serve -> start -> send_question -> send_udp;  turns later
  *	dns_serve -> serve_link -> serve_udp_link -> take_message ->
@@ -105,13 +105,6 @@ trace_message(const struct conn *c, char way, const unsigned char *data,
 }
 
 /* ---- the server's sockets ------------------------------------------------ */
-
-bool
-dns_listen(const union address *a)
-{
-	return net_listen(KIND_DNS, a, SOCK_DGRAM) != NULL &&
-	    net_listen(KIND_DNS, a, SOCK_STREAM) != NULL;
-}
 
 /* Answer the datagrams that wait; a reply that cannot be sent is lost, as any
  * datagram may be.  All by two system calls, not two for each: 0.2 us of a
