@@ -406,7 +406,6 @@ static bool
 known(struct question *q)
 {
 	struct zone_hit hit;
-	const struct record *r;
 
 	for (; q->hops <= CHAIN_MAX; q->hops++) {
 		struct zone *z = zone_nearest(srv.conf, &q->name);
@@ -426,9 +425,9 @@ known(struct question *q)
 			finish(q, LOOKUP_NXDOMAIN, "");
 			return true;
 		case ZONE_CNAME:
-			r = hit.set->records;
-			memcpy(q->name.octets, r->data, r->len);
-			q->name.len = r->len;
+			q->name.len = hit.set->records->len;
+			memcpy(q->name.octets, hit.set->records->data,
+			    q->name.len);
 		}
 	}
 	finish(q, LOOKUP_FAILED, endless);
@@ -714,17 +713,14 @@ static void
 serve_udp_link(struct link *link)
 {
 	unsigned char *in = srv.dns.in;
+	ssize_t got = 0;
 
-	for (int i = 0; i < DATAGRAMS && link->q != NULL; i++) {
-		ssize_t got = recv(link->c.fd, in, MESSAGE_MAX, MSG_DONTWAIT);
-
-		if (got >= 0) {
+	for (int i = 0; i < DATAGRAMS && link->q != NULL && got >= 0; i++) {
+		got = recv(link->c.fd, in, MESSAGE_MAX, MSG_DONTWAIT);
+		if (got >= 0)
 			take_message(link, in, (size_t)got);
-			continue;
-		}
-		if (errno != EAGAIN && errno != EINTR)
+		else if (errno != EAGAIN && errno != EINTR)
 			next_server(link->q, say_errno(link->q, errno));
-		return;
 	}
 }
 
@@ -733,7 +729,6 @@ static void
 serve_tcp_link(struct link *link)
 {
 	struct conn *c = &link->c;
-	const unsigned char *message;
 	size_t len = 0;
 
 	if (c->deaf) {
@@ -746,8 +741,8 @@ serve_tcp_link(struct link *link)
 		return;
 	}
 	enum io got = net_read(c);
+	const unsigned char *message = stream_message(c, &len);
 
-	message = stream_message(c, &len);
 	if (len + 2 > c->in.cap && !buf_size(&c->in, len + 2))
 		got = IO_ERROR;
 	if (message != NULL)
