@@ -19,7 +19,6 @@
 #include "mailserv.h"
 #include <crypt.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <grp.h>
 #include <pwd.h>
 #include <stdlib.h>

@@ -20,7 +20,6 @@
  */
 #include <assert.h>
 #include <ifaddrs.h>
-#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
