@@ -21,6 +21,7 @@
  *	without a length in front.  See zone_field(), and in master.c
  *	take_field() and take_number().
  */
+#include <ctype.h>
 #include <search.h>
 #include <stdlib.h>
 #include <string.h>
@@ -210,12 +211,6 @@ zone_name_text(const unsigned char *name, char *text)
 }
 
 /* Lengths of labels are below 'A', so a whole name can be folded alike. */
-static unsigned char
-lower(unsigned char ch)
-{
-	return ch >= 'A' && ch <= 'Z' ? (unsigned char)(ch - 'A' + 'a') : ch;
-}
-
 bool
 zone_within(const struct dname *name, const struct dname *origin)
 {
@@ -226,7 +221,7 @@ zone_within(const struct dname *name, const struct dname *origin)
 	if (name->len - at != origin->len)
 		return false;
 	for (size_t i = 0; i < origin->len; i++)
-		if (lower(name->octets[at + i]) != lower(origin->octets[i]))
+		if (tolower(name->octets[at + i]) != tolower(origin->octets[i]))
 			return false;
 	return true;
 }
@@ -244,7 +239,7 @@ make_key(const unsigned char *name, unsigned char key[DOMAIN_MAX])
 	for (; *name != 0; name += *name + 1) {
 		at -= *name + 1u;
 		for (size_t i = 0; i <= *name; i++)
-			key[at + i] = lower(name[i]);
+			key[at + i] = (unsigned char)tolower(name[i]);
 	}
 	return len;
 }
