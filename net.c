@@ -753,14 +753,14 @@ net_accept(struct conn *listener, size_t size, const char *busy)
 			return NULL;
 		}
 		const char *reason = why_not(&peer);
-		struct conn *c = NULL;
 
-		if (reason == NULL)
-			c = admit(fd, &peer, listener->kind, size);
-		if (c != NULL)
-			return c;
-		if (reason == NULL)
+		if (reason == NULL) {
+			struct conn *c = admit(fd, &peer, listener->kind, size);
+
+			if (c != NULL)
+				return c;
 			reason = "out of memory, try later";
+		}
 		log_conn(listener, "refused: %s", reason);
 		refuse(fd, busy, reason);
 	}
