@@ -427,23 +427,21 @@ static int
 explain_domain(const char *domain)
 {
 	struct route *route = route_begin(domain);
-	int status = 0;
+	enum route_state state;
 
 	if (route == NULL)
 		return EX_OSERR;
-	while (route_step(route) == ROUTE_ASKING) {
+	while ((state = route_step(route)) == ROUTE_ASKING) {
 		net_wait(NEVER);
 		dns_serve();
 		net_settle();
 		dns_reap();
 	}
 	route_print(route);
-	if (route->state == ROUTE_IMPOSSIBLE)
-		status = EX_NOHOST;
-	else if (route->state == ROUTE_UNKNOWN)
-		status = EX_TEMPFAIL;
 	route_free(route);
-	return status;
+	if (state == ROUTE_IMPOSSIBLE)
+		return EX_NOHOST;
+	return state == ROUTE_UNKNOWN ? EX_TEMPFAIL : 0;
 }
 
 /* Is it an address, in < and > or not, or a user's name?  It is cut out. */
