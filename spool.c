@@ -44,8 +44,17 @@ enum {
 
 /* ---- the way in: M0, M1 -------------------------------------------------- */
 
-/* The next queue id: the time in microseconds and chance, in hexadecimal, so
- * that they sort by age, and one that was once used never comes again. */
+/*
+ * The next queue id, by whose digits a folder sorts in order of arrival:
+ *
+ *	6445941624000 e5f	hexadecimal
+ *	microseconds  chance
+ *
+ * One that was used must never come again, or a POP3 client would take the
+ * second message for one it has.  last_id sees to that in a run, and for all
+ * that load_one() finds; for what has left, should the clock have been set back
+ * before a start, chance does.
+ */
 static void
 next_id(char *id)
 {
@@ -58,7 +67,8 @@ next_id(char *id)
 	snprintf(id, ID_LEN + 1, "%016" PRIx64, next);
 }
 
-/* "ID.msg" or "ID.env" in name[ID_LEN + 5]. */
+/* "ID.msg" or "ID.env" in name[ID_LEN + 5].  Instead of an id it takes the name
+ * of either file, too, which begins with it. */
 static const char *
 file_name(char *name, const char *id, const char *end)
 {
@@ -105,7 +115,8 @@ count_content(struct msg *m, const char *data, size_t len)
 	m->eightbit |= (seen & 0x8080808080808080) != 0;
 }
 
-/* Write all of it, or note why not. */
+/* Write all of it, or note why not.  A disk that fills up takes a part, and
+ * only the next call is told ENOSPC. */
 static void
 write_all(struct msg *m, int fd, const char *data, size_t len)
 {
@@ -127,9 +138,10 @@ write_content(struct msg *m, const char *data, size_t len)
 {
 	count_content(m, data, len);
 	write_all(m, m->content.fd, data, len);
-	/* A full piece: the disk may begin with it while more comes.  730
-	 * messages of 1 MiB a second, where it was 510.  What fails here, the
-	 * sync will tell. */
+	/* A full piece, or one that had no room for what came next, LARGE_BUF
+	 * at most: the disk may begin with it while more comes.  730 messages
+	 * of 1 MiB a second, where it was 510.  What fails here, the sync will
+	 * tell. */
 	if (len >= LARGE_PIECE - LARGE_BUF)
 		(void)sync_file_range(m->content.fd, 0, 0,
 		    SYNC_FILE_RANGE_WRITE);
@@ -143,6 +155,9 @@ write_gathered(struct msg *m)
 	m->out.start = m->out.end = 0;
 }
 
+/* A failure is noted, and the client told after the dot, where it must be told
+ * of writes that fail later anyway.  The epoch is that of now, because from now
+ * on the file is open: see sync_failed(). */
 void
 spool_open(struct msg *m)
 {
@@ -191,6 +206,8 @@ spool_show(struct msg *m)
 	draft_show(&m->content, file_name(name, m->id, ".msg"));
 }
 
+/* What has failed is submitted, too, so that all hear in one place, after the
+ * commit, what the disk has made of their message. */
 void
 spool_submit(struct msg *m)
 {
@@ -254,7 +271,9 @@ spool_create(int at, const char *name)
 	return f;
 }
 
-/* The envelope, from what the message knows. */
+/* The envelope, from what the message knows.  It is made in memory, because
+ * draft_end() must know where it ends: behind that may stand what a spare held.
+ * stdio may tell of a lack of memory as late as in fclose(). */
 static void
 write_envelope(struct msg *m)
 {
@@ -281,6 +300,8 @@ write_envelope(struct msg *m)
 	free(text);
 }
 
+/* It opens the file for each line, so that the queue holds no descriptors; and
+ * never makes one: where -d took the envelope, a line would come back alone. */
 void
 spool_append(const char *id, const char *fmt, ...)
 {
@@ -346,7 +367,7 @@ read_outcome(struct envelope *e, const char *value, bool done)
 	unsigned long number = strtoul(value, &end, 10);
 
 	if (number < 1 || number > e->n)
-		return true; /* not ours to judge: it is tried again */
+		return true; /* of nobody here; who it meant is tried again */
 	struct rcpt *r = &e->rcpts[number - 1];
 
 	/* A torn "done 12" that another line hangs on to is not "done 1". */
@@ -361,7 +382,8 @@ read_outcome(struct envelope *e, const char *value, bool done)
 	return r->reply != NULL;
 }
 
-/* A line that is a word.  One that is not known is a later version's. */
+/* A line that is a word; for "over" see spool_remove().  One that is not known
+ * is a later version's, and skipped, so that one may go back to this one. */
 static void
 read_word(struct envelope *e, const char *line)
 {
@@ -403,7 +425,7 @@ read_line(struct envelope *e, char *line)
 	return true;
 }
 
-/* Nor NULs. */
+/* No control characters?  A NUL is one, and would hide the rest of its line. */
 static bool
 is_printable(const char *line, size_t len)
 {
@@ -412,6 +434,8 @@ is_printable(const char *line, size_t len)
 	return len == 0;
 }
 
+/* Can it be worked with?  sent_size() takes head from size; and what has no
+ * recipients would be removed, as a message that everybody has. */
 static bool
 is_sound(const struct envelope *e)
 {
@@ -432,8 +456,10 @@ spool_read(int dir, const char *id, struct envelope *e)
 	*e = (struct envelope){ 0 };
 	snprintf(e->id, sizeof(e->id), "%s", id);
 	/* Line by line: tries make it grow for days, to no size known before.
-	 * A last line without its end is one that a crash cut off.  We write
-	 * no control characters, and must not send a host those of others. */
+	 * A last line without its end is one that a crash cut off; but a read
+	 * that fails is no end (feof()), or who stands behind it would be
+	 * forgotten.  We write no control characters, and must not send a host
+	 * those of others. */
 	while (ok && (len = getline(&line, &cap, f)) > 0 &&
 	    line[len - 1] == '\n') {
 		line[len - 1] = '\0';
@@ -467,13 +493,15 @@ spool_content(const char *id)
 {
 	char name[ID_LEN + 5];
 
-	/* -d may have taken the envelope away: then there is no message. */
+	/* -d takes the envelope first.  Without it there is no message: ENOENT,
+	 * and its job ends.  Content that is missing beside its envelope is
+	 * lost: ENODATA, and the job waits for it. */
 	if (faccessat(srv.spool.dir, file_name(name, id, ".env"), F_OK, 0) < 0)
 		return -1;
 	int fd = openat(srv.spool.dir, file_name(name, id, ".msg"),
 	    O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 
-	if (fd < 0 && errno == ENOENT) /* nobody deletes that first */
+	if (fd < 0 && errno == ENOENT)
 		errno = ENODATA;
 	return fd;
 }
@@ -534,7 +562,9 @@ spool_fail(const struct envelope *e, const struct names *to, char *id)
 /* ---- the commit: M2, M3 -------------------------------------------------- */
 
 /* One sync has failed: what was being written may be lost, and the kernel
- * tells only once.  Nobody's 250 may stand on it. */
+ * tells only once.  Nobody's 250 may stand on it.  Who is in the middle of DATA
+ * now hears 451 after its dot, though the next sync succeeds: the page that was
+ * lost may have been one of its own. */
 static void
 sync_failed(void)
 {
@@ -562,8 +592,9 @@ prepare(struct msg *m)
 }
 
 /* Is one syncfs() better than this many fsync()s?  Below three it costs more,
- * because it also writes other programs' data; but now and then spares need it.
- * It has told of errors only since Linux 5.8. */
+ * because it also writes other programs' data; but where a hundred spares wait
+ * for one (draft_unsynced()), they shall have it.  It has told of errors only
+ * since Linux 5.8, and no call tells whether it does: see spool_start(). */
 static bool
 sync_all_at_once(size_t files)
 {
@@ -581,7 +612,8 @@ sync_everything(void)
 	return true;
 }
 
-/* Step 1, second half: those files are durable. */
+/* Step 1, second half: those files are durable.  Copies on another file system
+ * are so already: maildrop_prepare(). */
 static void
 sync_contents(void)
 {
@@ -633,7 +665,9 @@ link_queue(const struct draft *d, const char *id, const char *end)
 	return draft_link(d, srv.spool.dir, name);
 }
 
-/* Step 2, first half: every recipient's name, or none. */
+/* Step 2, first half: every recipient's name, or none, because the dot has one
+ * reply for all of them: with a 451 the client sends to all again, and who had
+ * it would have it twice.  (Killed in here, some have it: RFC 1047 2.) */
 static void
 name_message(struct msg *m)
 {
@@ -669,7 +703,10 @@ sync_folders(const struct msg *m)
 	return ok;
 }
 
-/* Step 2, second half: the names are durable. */
+/* Step 2, second half: the names are durable.  Where they cannot be made so,
+ * they are taken back, but that is not synced either: should the power fail
+ * then, a message that was refused may be found, and comes twice.  They go
+ * before sync_failed() sets the errors that tell whose names there are. */
 static void
 sync_names(void)
 {
@@ -706,6 +743,18 @@ refused(const struct msg *m)
 	log_event(PART_QUEUE, m->id, "refused: %s", strerror(m->error));
 }
 
+/*
+ * Step by step for all, not message by message, so that all share two syncs:
+ *
+ *	A  write |        | link, link |        |
+ *	         | syncfs |            | syncfs | 250 to A, 250 to B
+ *	B  write |        | link       |        |
+ *
+ * Killed between two links, it leaves some names of a message that was answered
+ * nothing: the client sends it again.  Were a name made before the first sync,
+ * a power loss could leave it, and an empty file; were the 250 said before the
+ * second, it could take the name.
+ */
 void
 spool_commit(void)
 {
@@ -769,7 +818,8 @@ no_state(const struct conf *conf)
 	return EX_CANTCREAT;
 }
 
-/* Take queue/lock, or name who has it.  An exit status. */
+/* Take queue/lock, or name who has it.  An exit status.  The lock goes when its
+ * process ends, however it does; the number in the file is only for the log. */
 static int
 take_lock(const struct conf *conf)
 {
@@ -951,6 +1001,8 @@ read_halves(int at, struct names *halves)
 	return ok;
 }
 
+/* Without repair a half is only left out: -q may look while the server has
+ * linked a content, and not yet its envelope. */
 bool
 spool_scan(int at, struct names *ids, bool repair)
 {
@@ -994,8 +1046,9 @@ put_age(msec age, char text[24])
 		snprintf(text, 24, "%lldd", secs / 86400);
 }
 
-/* What queue/.hosts says of a domain: tries, next, reason; or nothing.  The
- * recipient's own reply is shown where its host has not failed. */
+/* What queue/.hosts says of a domain, if anything, goes into `shown`: tries are
+ * added, next and reply replaced, this by a piece of `hosts`.  Exercise: 10,000
+ * dead hosts with a recipient each are 50 million comparisons; sort first. */
 static void
 host_line(const struct names *hosts, const char *domain, struct rcpt *shown)
 {
@@ -1013,7 +1066,7 @@ host_line(const struct names *hosts, const char *domain, struct rcpt *shown)
 	}
 }
 
-/* One recipient that still waits. */
+/* One recipient that still waits: a copy, for host_line() to change. */
 static void
 list_rcpt(struct rcpt shown, const struct names *hosts)
 {
@@ -1114,6 +1167,9 @@ spool_list(const struct conf *conf)
 	return 0;
 }
 
+/* Ids are checked, because they become names: "../../x" must be none.  The
+ * server hears of it when it opens the content; what it is sending then still
+ * arrives. */
 int
 spool_delete(const struct conf *conf, char *const *ids)
 {
