@@ -167,7 +167,9 @@ smtp_enter(struct smtp *s, enum smtp_state next)
 	s->state = next;
 }
 
-/* The words of the reply that the handler is about to ask for. */
+/* The words of the reply that the handler is about to ask for.  Handlers note,
+ * before each test, what is to be said should it fail; the next note takes the
+ * place of one that was not needed. */
 __attribute__((format(printf, 2, 3))) static void
 smtp_note(struct smtp *s, const char *fmt, ...)
 {
@@ -327,7 +329,8 @@ take_param(struct smtp *s, const char *text, size_t len, unsigned *seen)
 	return known ? SAY_OK : SAY_SYNTAX;
 }
 
-/* RFC 5321 4.1.1.2.  The null reverse-path is a report's (RFC 5321 4.5.5). */
+/* RFC 5321 4.1.1.2.  The null reverse-path is a report's (RFC 5321 4.5.5).  The
+ * message is made last, so that a fault leaves nothing to undo. */
 static enum verdict
 do_mail(struct smtp *s, const char *arg)
 {
@@ -352,7 +355,9 @@ do_mail(struct smtp *s, const char *arg)
 	return SAY_SENDER;
 }
 
-/* Is this mailbox one that the client may send to? */
+/* Is this mailbox one that the client may send to?  What is for ever is asked
+ * first: told 452, the client would come again (RFC 5321 4.5.3.1.10) with a
+ * recipient that no transaction has room for. */
 static enum verdict
 judge_rcpt(struct smtp *s, const char *mailbox)
 {
@@ -416,7 +421,7 @@ write_received(struct smtp *s)
 	spool_write(s->msg, line, (size_t)len);
 }
 
-/* RFC 5321 4.1.1.4.  A disk that refuses is told of after the dot. */
+/* RFC 5321 4.1.1.4.  Of a disk that refuses see spool_open(). */
 static enum verdict
 do_data(struct smtp *s, const char *arg)
 {
@@ -579,8 +584,15 @@ _Static_assert(NELEM(reply) == N_VERDICTS, "words for every verdict");
 static const char *const extensions[] = { "PIPELINING", "8BITMIME",
 	"ENHANCEDSTATUSCODES", "HELP", "ETRN" };
 
-/* Line i of those that follow a reply's first one, perhaps made in
- * text[REPLY_LINE]; NULL: there is none. */
+/*
+ * Line i of those that follow a reply's first one, perhaps made in
+ * text[REPLY_LINE]; NULL: there is none.
+ *
+ *	250-mx.example greets [192.0.2.1]:50000
+ *	250-SIZE 52428800	line 0
+ *	...
+ *	250 ETRN		line 5: a blank, for none follows
+ */
 static const char *
 list_line(const struct smtp *s, enum verdict verdict, size_t i, char *text)
 {
@@ -609,7 +621,8 @@ reply_status(const struct smtp *s, enum verdict verdict)
 	return reply[verdict].status;
 }
 
-/* Append one line of a reply: CODE, mark, enhanced code, text. */
+/* Append one line of a reply: CODE, mark, enhanced code, text.  An address may
+ * make the text as long as the line: it is cut, so that the section fits. */
 static void
 put_line(struct smtp *s, enum verdict verdict, char mark, const char *text)
 {
@@ -642,7 +655,10 @@ smtp_asked(struct smtp *s)
 	s->note[0] = '\0';
 }
 
-/* And this is its one reply, unless a stranger has erred too often. */
+/* And this is its one reply, unless a stranger has erred too often.  (A commit
+ * ends in no 5yz, so that this BYE never follows COMMIT.)  The mark of a line
+ * tells whether another follows: so that one is made before this one is put,
+ * and two buffers take turns. */
 static void
 smtp_reply(struct smtp *s, enum verdict verdict)
 {
@@ -749,6 +765,7 @@ smtp_obey(struct smtp *s, const char *line, size_t len)
 	if (!(s->verb->legal & IN(s->state)))
 		return out_of_sequence(s);
 	const char *arg = line + word + (line[word] == ' ');
+	/* What must not be there, or must; MAYBE_ARG is neither. */
 	enum args wrong = *arg == '\0' ? ARG : NO_ARG;
 
 	if (s->verb->args == wrong) {
@@ -822,10 +839,18 @@ content_run(struct smtp *s, const char *data, size_t len)
 	return run;
 }
 
-/* Between runs every state waits for one octet, and goes on when it comes;
+/*
+ * Between runs every state waits for one octet, and goes on when it comes;
  * otherwise the line is text, and that octet belongs to it.  A dot that the
  * line began with is then dropped: the client has doubled it, or should have
- * (RFC 5321 4.5.2). */
+ * (RFC 5321 4.5.2).  The lines "hi" and ".a", the dot, a command:
+ *
+ *	comes     h  i  CR LF .  .  a  CR LF .  CR LF  Q U I T
+ *	state     T  T  C  S  D  T  T  C  S  D  DC END
+ *	written   h  i     \n    .  a     \n
+ *
+ * (S: DOT_START, T: DOT_TEXT, C: DOT_CR, D: DOT_DOT, DC: DOT_DOT_CR.)
+ */
 static const struct {
 	char octet;
 	enum dot_state next;
@@ -837,7 +862,9 @@ static const struct {
 	[DOT_DOT_CR] = { '\n', DOT_END },
 };
 
-/* Look at one octet; returns how many of it were used: 1 or 0. */
+/* Look at one octet; returns how many of it were used: 1, or 0 where it is the
+ * first of a run.  A CR without its LF is not written: once there is one, the
+ * message is refused. */
 static size_t
 content_step(struct smtp *s, char octet)
 {
@@ -948,7 +975,10 @@ smtp_take(struct smtp *s)
 	return true;
 }
 
-/* Tell net.c what to wake us for.  Who does not read answers is not read. */
+/* Tell net.c what to wake us for.  Who does not read answers is not read: of
+ * fifty HELPs in one segment two are answered, and the others wait in our own
+ * buffer, of which poll() knows nothing.  So `more` asks to be served when
+ * those two have left. */
 static void
 smtp_ask(struct smtp *s)
 {
@@ -961,7 +991,9 @@ smtp_ask(struct smtp *s)
 }
 
 /* Obey and answer as far as it goes without waiting.  Groups of commands
- * (RFC 2920 3.2) need nothing else: answers gather in the buffer. */
+ * (RFC 2920 3.2) need nothing else: answers gather in the buffer.  A client may
+ * end its side and still listen, as nc -N does: what came whole is answered
+ * first; half a line, or content without its dot, never is. */
 static void
 smtp_run(struct smtp *s)
 {
@@ -979,7 +1011,8 @@ smtp_run(struct smtp *s)
 }
 
 /* End a session from our side.  Not in the middle of a commit: its answer
- * would be lost, and the message come twice. */
+ * would be lost, and the message come twice.  A stalled one hears nothing: it
+ * is owed an answer already, and would take this for that. */
 static void
 smtp_dismiss(struct smtp *s, enum verdict verdict)
 {
@@ -993,7 +1026,10 @@ smtp_dismiss(struct smtp *s, enum verdict verdict)
 	smtp_ask(s);
 }
 
-/* Serve one session that is ready, late, or to be served again. */
+/* Serve one session that is ready, late, or to be served again.  In content any
+ * octet is a sign of life, because 50 MB take their time on a slow line.  The
+ * price: one octet every four minutes keeps a connection, of which a stranger
+ * has max_per_client.  Exercise: ask for so many octets a minute. */
 static void
 smtp_session(struct smtp *s)
 {
@@ -1023,7 +1059,9 @@ smtp_session(struct smtp *s)
 		smtp_dismiss(s, SAY_LATE);
 }
 
-/* Greet.  A refusal closes nothing: the client says QUIT (RFC 5321 3.1). */
+/* Greet.  A refusal closes nothing: the client says QUIT (RFC 5321 3.1).  The
+ * configuration of now is the session's to its end, or a SIGHUP between MAIL
+ * and RCPT would have one message judged by two. */
 static void
 smtp_greet(struct smtp *s)
 {
@@ -1078,6 +1116,9 @@ commit_verdict(struct smtp *s)
 	return SAY_ACCEPTED;
 }
 
+/* The last that has come is answered first; on connections of their own, nobody
+ * sees it.  They may have been idle in this turn, when the commit was held:
+ * net_touch(), or nothing would be sent. */
 void
 smtp_answer(void)
 {
@@ -1108,6 +1149,8 @@ smtp_leave(struct smtp *s)
 	s->msg = NULL;
 }
 
+/* smtp_leave() comes first: the message is on the list of the commit, and
+ * smtp_forget() would drop it there. */
 void
 smtp_reap(void)
 {
@@ -1136,6 +1179,8 @@ smtp_stop(struct conn *client)
 	net_touch(client); /* net_settle() looks at no others */
 }
 
+/* A handler that forgot its reply, or made two, would set all later answers off
+ * by one: the client would take the 250 of NOOP for that of its dot. */
 void
 smtp_check(void)
 {
