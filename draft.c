@@ -28,7 +28,7 @@
 #include "mailserv.h"
 
 enum {
-	ID_SECONDS = 6,     /* in an id: two digits that count seconds */
+	ID_SECONDS = 6,     /* in an id: see draft_new() */
 	SPARES_MAX = 1000,  /* files: so many 20 busy sessions come to use */
 	SPARE_SIZE = 65536, /* octets: of all spares no more than 64 MiB */
 };
@@ -54,7 +54,8 @@ draft_start(void)
 
 /* ---- new files ----------------------------------------------------------- */
 
-/* Make a draft in this folder. */
+/* Make a draft in this folder, "" or "16/".  O_EXCL, because what has the name
+ * already is somebody's; O_RDWR, because maildrop_copy() reads it. */
 static bool
 make_in(struct draft *d, int at, const char *folder, const char *name)
 {
@@ -74,6 +75,13 @@ make_in(struct draft *d, int at, const char *folder, const char *name)
  * made in one that is another every second, and the same again after four
  * minutes.  To receive 4,000 messages and pass them on took 0.2 ms of processor
  * each, where it was 1.4.  The price: 35 lines.
+ *
+ *	6445941624000e5f	an id, which is also a clock:
+ *	      ^^		these digits count 1.05 s (2^20 us) each,
+ *	queue/.groups/16/	and so name its folder
+ *
+ * That folder is there, but for the first time, so that openat() goes before
+ * mkdir().  Where neither works, tmp/ takes the draft, which is only slower.
  */
 bool
 draft_new(struct draft *d, const char *name)
@@ -90,6 +98,8 @@ draft_new(struct draft *d, const char *name)
 	return make_in(d, srv.drafts.tmp, "", name);
 }
 
+/* Only what takes more than one turn to come is shown, because the move costs a
+ * message some 7 microseconds, and nobody sees what is there for one turn. */
 void
 draft_show(struct draft *d, const char *name)
 {
@@ -135,6 +145,10 @@ draft_drop(struct draft *d)
  *	queue/.spares/	0 ... first ...... safe ......... end
  *			taken       may be       left since
  *			            taken        the last sync
+ *
+ * A draft made of one keeps its name there until it is linked: a crash in the
+ * middle of writing leaves what a start removes.  Where the next one is no
+ * good, a new file is made instead of looking on.
  */
 static bool
 take_spare(struct draft *d)
@@ -149,7 +163,8 @@ take_spare(struct draft *d)
 	d->fd = openat(d->at, d->name, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
 	/* A backup may have given it a name again.  And who has it open, an
 	 * owner who retrieves it, or cat(1), would read on in what we write:
-	 * a lease is granted only where nobody has. */
+	 * a lease is granted only where nobody has.  It was only to tell, and
+	 * is given back at once: the owner has no name left to open. */
 	if (d->fd >= 0 && fstat(d->fd, &st) == 0 && S_ISREG(st.st_mode) &&
 	    st.st_nlink == 1 && fcntl(d->fd, F_SETLEASE, F_WRLCK) == 0 &&
 	    fcntl(d->fd, F_SETLEASE, F_UNLCK) == 0) {
@@ -168,12 +183,17 @@ draft_reuse(struct draft *d, const char *name)
 	return take_spare(d) || draft_new(d, name);
 }
 
+/* Without it the rest of a longer file that this one was would stand behind: in
+ * an envelope, the `to` lines of another message. */
 bool
 draft_end(const struct draft *d, size_t len)
 {
 	return d->held <= (off_t)len || ftruncate(d->fd, (off_t)len) == 0;
 }
 
+/* No spare becomes what a mailbox has, too, nor what is large: its octets would
+ * use up the disk.  And none where syncfs() is not to be trusted, because only
+ * draft_synced() moves `safe` on: they would be gathered for nothing. */
 bool
 draft_leave(const char *name)
 {
@@ -193,6 +213,9 @@ draft_leave(const char *name)
 	return true;
 }
 
+/* Small commits are synced file by file, which makes no spare safe: of one
+ * client alone, all would wait for ever.  A hundred of them are worth a
+ * syncfs(). */
 bool
 draft_unsynced(void)
 {
