@@ -30,11 +30,11 @@
 #include "mailserv.h"
 
 enum {
-	HOST_IN_NAME = 100,    /* a file's name keeps room for flags */
-	COUNT_SLICE = 4 << 20, /* octets a turn: others must not wait */
+	HOST_IN_NAME = 100,    /* of 255: the rest is 74, and then flags */
+	COUNT_SLICE = 4 << 20, /* octets a turn: others wait 1 ms */
 	SEEN_MAX = 1 << 16,    /* files whose size is remembered: 1 MiB */
-	SEEN_ROW = 16,
-	SEEN_AGE = 20, /* ms: see is_settled() */
+	SEEN_ROW = 16,         /* where one may stand: see find_seen() */
+	SEEN_AGE = 20,         /* ms: see is_settled() */
 };
 
 /* ---- whose mailbox ------------------------------------------------------- */
@@ -94,6 +94,8 @@ maildrop_path(char *path, const char *user, const char *tail)
  * On the wire a line end has two octets instead of one, and the last line has
  * one even where the file lacks it (RFC 1939 11).  Nothing that we deliver
  * holds a CR, because smtp.c refuses it: therefore counting lines is enough.
+ * The name is made anew for each step, from what does not change between them,
+ * or maildrop_unlink() would miss what maildrop_link() has made.
  */
 static const char *
 message_path(char *path, const struct msg *m, const char *user,
@@ -123,7 +125,8 @@ close_quietly(int fd)
 	errno = why;
 }
 
-/* Is there such a folder now?  Whether EEXIST was one, its first use tells. */
+/* Is there such a folder now?  A file of that name says EEXIST as well: then
+ * the next thing that is made in it fails with ENOTDIR. */
 static bool
 folder_make(const char *path)
 {
@@ -141,8 +144,18 @@ folder_sync(const char *path)
 	return ok;
 }
 
-/* A user's folders.  tmp/ comes last, after the sync: wherever it is, the
- * others last, and a crash in between only makes us sync again. */
+/*
+ * A user's folders:
+ *
+ *	mkdir mail/, alice/, cur/, new/
+ *	fsync alice/, mail/, data_dir/      those four are durable
+ *	mkdir tmp/                          and this says so
+ *
+ * Where tmp/ is, a message's name in new/ cannot be lost with its folder.  A
+ * crash before it leaves folders of which nobody knows whether they were
+ * synced: the next message does it all again.  A program that makes the whole
+ * Maildir itself is trusted to have synced it.
+ */
 static bool
 maildrop_make(const char *user)
 {
@@ -158,7 +171,10 @@ maildrop_make(const char *user)
 	    folder_make(maildrop_path(path, user, "tmp"));
 }
 
-/* The content, again, on the mailbox's own file system, and durable there.
+/* The content, again, on the mailbox's own file system, and durable there.  It
+ * is read from `done` on, because the draft's own place is at its end; a draft
+ * of another size than was written has lost some.
+ *
  * Exercise: who is killed meanwhile leaves half a copy in tmp/, for good.  Mail
  * readers remove from there what is old; at our own start we could. */
 static bool
@@ -185,7 +201,8 @@ maildrop_copy(const struct msg *m, const char *user)
 }
 
 /* Twenty deliveries a turn are the rule, so what they need must be cheap: one
- * call of stat(), which also tells that all folders last. */
+ * call of stat(), which also tells that all folders are durable, and on which
+ * file system this mailbox is: each may be on one of its own. */
 bool
 maildrop_prepare(const struct msg *m, const char *user)
 {
@@ -203,6 +220,8 @@ maildrop_prepare(const struct msg *m, const char *user)
 	return maildrop_copy(m, user);
 }
 
+/* Whether it was copied need not be remembered: where it was, link(2) says
+ * EXDEV. */
 bool
 maildrop_link(const struct msg *m, const char *user)
 {
@@ -257,8 +276,9 @@ name_number(const char *name, const char *key)
 	return *at == '\0' || *at == ':' || *at == ',' ? octets : UNKNOWN;
 }
 
-/* What the name says of the size on the wire, or UNKNOWN, which is also what
- * cannot be: at most each octet is a line's end, and the last end lacks. */
+/* What the name says of the size on the wire, or UNKNOWN, as for what cannot
+ * be: twice the octets, if all are LF, and two for an end that is missing, are
+ * the most. */
 static uint64_t
 name_octets(const char *name)
 {
@@ -348,7 +368,8 @@ maildrop_uid(const char *name, char *uid)
  */
 
 /* Everything in new/ or cur/; false: errno.  No folder means no mail yet.  No
- * stat(): 50,000 messages would need 50,000 of them. */
+ * stat(): 50,000 messages would need 50,000 of them.  Where the file system
+ * tells no types (DT_UNKNOWN), maildrop_open() looks. */
 static bool
 read_folder(struct maildrop *d, const char *folder)
 {
@@ -402,7 +423,8 @@ read_names(struct maildrop *d)
 	return true;
 }
 
-/* Take the snapshot; false: errno. */
+/* Take the snapshot; false: errno.  (One mail more than there are, because for
+ * none calloc() might return NULL, which is the sign of an error here.) */
 bool
 maildrop_load(struct maildrop *d, const char *user)
 {
@@ -428,10 +450,19 @@ maildrop_free(struct maildrop *d)
 	*d = (struct maildrop){ 0 };
 }
 
-/* A file is not there, because another program has moved or flagged it: learn
- * all new names, in one walk along both lists.  true: try again, in the next
- * turn; what is not there even then was removed by somebody else.  Once a
- * command is enough, and 100,000 names take their time. */
+/*
+ * A file is not there, because another program has moved or flagged it: learn
+ * all new names, in one walk along both lists, which are in the same order.
+ *
+ *	snapshot    now             snapshot
+ *	new/1.A     cur/1.A:2,S     cur/1.A:2,S
+ *	new/2.B                     new/2.B       removed: RETR 2, -ERR
+ *	            new/3.C                       the next session's
+ *
+ * true: try again, in the next turn; what is not there even then was removed by
+ * somebody else.  Once a command is enough, and 100,000 names take their time.
+ * Names are swapped, so that the old ones are freed with the second list.
+ */
 bool
 maildrop_look(struct maildrop *d)
 {
@@ -502,7 +533,9 @@ file_sum(const struct stat *st)
 }
 
 /* Will another write into it have another time?  The kernel's clock for files
- * ticks every 10 ms, or more often. */
+ * ticks every 10 ms, or more often: a file that is written, counted and written
+ * over with as many octets, all in one tick, has one file_sum() for two
+ * contents.  So what is younger than two ticks is not remembered. */
 static bool
 is_settled(const struct stat *st)
 {
@@ -513,7 +546,9 @@ is_settled(const struct stat *st)
 }
 
 /* The place of such a file in the table, where it is or may be put; NULL: no
- * memory.  In a full row it takes another one's, which is counted anew. */
+ * memory.  Its sum chooses a row, and in it any place will do: nothing is ever
+ * moved, and a look costs the same, however many there are.  In a full row it
+ * takes another one's, which is counted anew. */
 static struct seen *
 find_seen(uint64_t sum)
 {
@@ -530,7 +565,9 @@ find_seen(uint64_t sum)
 }
 
 /* What so many octets of an open file are on the wire: every line end has two,
- * and the last one is added where it is missing (RFC 1939 11). */
+ * and the last one is added where it is missing (RFC 1939 11).  Other programs'
+ * files may have CRLF already, perhaps with the CR at the end of one piece and
+ * the LF in the next: hence `last`. */
 static uint64_t
 wire_octets(int fd, off_t size)
 {
@@ -575,7 +612,9 @@ count_octets(struct maildrop *d, int home, const char *name)
 	return octets;
 }
 
-/* Count on, until others have waited long enough; true: all are known. */
+/* Count on, until others have waited long enough; true: all are known.  UNKNOWN
+ * ends a slice: all names have just been read again, which is work enough, and
+ * the next turn finds this file by its new one. */
 bool
 maildrop_count(struct maildrop *d)
 {
@@ -599,7 +638,8 @@ maildrop_count(struct maildrop *d)
 	return d->counted == d->files.n;
 }
 
-/* Mark a message as deleted, or take the mark back. */
+/* Mark a message as deleted, or take the mark back.  One that is not counted
+ * yet is in no sum; maildrop_count() looks for the mark when it comes to it. */
 void
 maildrop_mark(struct maildrop *d, struct mail *e, bool deleted)
 {
