@@ -228,6 +228,8 @@ draft_synced(void)
 	srv.drafts.safe = srv.drafts.end;
 }
 
+/* Also those that are safe, because a disk that is full needs their room: 136
+ * spares filled one of 4 MB, and all mail was refused until the next start. */
 void
 draft_forget(void)
 {
