@@ -210,7 +210,6 @@ zone_name_text(const unsigned char *name, char *text)
 	return snprintf(text, HOST_MAX, "%s", all) < HOST_MAX;
 }
 
-/* Lengths of labels are below 'A', so a whole name can be folded alike. */
 bool
 zone_within(const struct dname *name, const struct dname *origin)
 {
@@ -220,6 +219,7 @@ zone_within(const struct dname *name, const struct dname *origin)
 		at += name->octets[at] + 1u;
 	if (name->len - at != origin->len)
 		return false;
+	/* Lengths of labels are below 'A': they are folded like letters. */
 	for (size_t i = 0; i < origin->len; i++)
 		if (tolower(name->octets[at + i]) != tolower(origin->octets[i]))
 			return false;
