@@ -171,14 +171,26 @@ maildrop_make(const char *user)
 	    folder_make(maildrop_path(path, user, "tmp"));
 }
 
-/* The content, again, on the mailbox's own file system, and durable there.  It
- * is read from `done` on, because the draft's own place is at its end; a draft
- * of another size than was written has lost some.
+/* Twenty deliveries a turn are the rule, so what they need must be cheap: one
+ * system call, which tells that all folders are durable. */
+bool
+maildrop_prepare(const char *user)
+{
+	char path[PATH_SIZE];
+
+	return access(maildrop_path(path, user, "tmp"), F_OK) == 0 ||
+	    (errno == ENOENT && maildrop_make(user));
+}
+
+/* The content, again, on the mailbox's own file system, durable there, and then
+ * with its name.  It is read from `done` on, because the draft's own place is at
+ * its end; a draft of another size than was written has lost some.  An id never
+ * comes again, so rename() replaces nothing.
  *
  * Exercise: who is killed meanwhile leaves half a copy in tmp/, for good.  Mail
  * readers remove from there what is old; at our own start we could. */
 static bool
-maildrop_copy(const struct msg *m, const char *user)
+maildrop_copy(const struct msg *m, const char *user, const char *to)
 {
 	char path[PATH_SIZE];
 	off_t done = 0;
@@ -192,47 +204,32 @@ maildrop_copy(const struct msg *m, const char *user)
 		sent = sendfile(fd, m->content.fd, &done, LARGE_BUF);
 	if (sent == 0 && (size_t)done != m->size)
 		errno = EIO;
-	bool ok = (size_t)done == m->size && fsync(fd) == 0;
+	bool ok = (size_t)done == m->size && fsync(fd) == 0 &&
+	    rename(path, to) == 0;
+	int why = errno;
 
-	close_quietly(fd);
+	close(fd);
 	if (!ok)
-		maildrop_unlink(m, user);
+		unlink(path);
+	errno = why;
 	return ok;
 }
 
-/* Twenty deliveries a turn are the rule, so what they need must be cheap: one
- * call of stat(), which also tells that all folders are durable, and on which
- * file system this mailbox is: each may be on one of its own. */
-bool
-maildrop_prepare(const struct msg *m, const char *user)
-{
-	struct stat folder;
-	char path[PATH_SIZE];
-
-	maildrop_path(path, user, "tmp");
-	if (stat(path, &folder) < 0 &&
-	    (errno != ENOENT || !maildrop_make(user) ||
-		stat(path, &folder) < 0))
-		return false;
-	if (folder.st_dev == srv.spool.device)
-		return true;
-	srv.spool.one_fs = false; /* syncfs() on queue/ does not reach it */
-	return maildrop_copy(m, user);
-}
-
-/* Whether it was copied need not be remembered: where it was, link(2) says
- * EXDEV. */
+/* Each mailbox may be on a file system of its own, and even where it is on that
+ * of queue/, but mounted a second time, link(2) says EXDEV: so it is asked, and
+ * not stat(). */
 bool
 maildrop_link(const struct msg *m, const char *user)
 {
-	char to[PATH_SIZE], copy[PATH_SIZE];
+	char to[PATH_SIZE];
 
 	message_path(to, m, user, "new");
 	if (draft_link(&m->content, AT_FDCWD, to))
 		return true;
-	/* An id never comes again, so nothing is there to be replaced. */
-	return errno == EXDEV &&
-	    rename(message_path(copy, m, user, "tmp"), to) == 0;
+	if (errno != EXDEV)
+		return false;
+	srv.spool.one_fs = false; /* syncfs() on queue/ does not reach it */
+	return maildrop_copy(m, user, to);
 }
 
 bool
@@ -243,16 +240,12 @@ maildrop_sync(const char *user)
 	return folder_sync(maildrop_path(path, user, "new"));
 }
 
-/* Who takes back has an error to report: errno must survive it. */
 void
 maildrop_unlink(const struct msg *m, const char *user)
 {
 	char path[PATH_SIZE];
-	int why = errno;
 
 	unlink(message_path(path, m, user, "new"));
-	unlink(message_path(path, m, user, "tmp")); /* where it was copied */
-	errno = why;
 }
 
 /* ---- what a message's name tells ----------------------------------------- */

@@ -313,8 +313,7 @@ struct maildrop {
 struct spool {
 	int dir, failed, lock; /* descriptors below queue/ */
 	bool use_syncfs;       /* it tells of errors here */
-	dev_t device;          /* the file system of queue/ */
-	bool one_fs;           /* and of all mailboxes, so far */
+	bool one_fs;           /* queue/ and all mailboxes are on one, so far */
 	unsigned epoch;        /* grows with every sync that failed */
 	uint64_t last_id;      /* ids only grow */
 	size_t pieces;         /* messages that have a large buffer */
@@ -552,12 +551,12 @@ const struct user *user_find(const struct conf *conf, const char *name);
 
 /*
  * Delivery, in the steps of the commit.  maildrop_prepare(): the user's
- * folders exist and last, and content lies on their file system; step 1.
- * maildrop_link(): it gets its name in new/; step 2.  maildrop_sync(): that
- * name is on stable storage.  maildrop_unlink(): either is taken back, also
- * where only prepared; errno stays.  False: errno.
+ * folders exist and last; step 1.  maildrop_link(): content that is on stable
+ * storage gets its name in new/, or a copy that is as durable does; step 2.
+ * maildrop_sync(): so is that name.  maildrop_unlink(): it is taken back.
+ * False: errno.
  */
-bool maildrop_prepare(const struct msg *m, const char *user);
+bool maildrop_prepare(const char *user);
 bool maildrop_link(const struct msg *m, const char *user);
 bool maildrop_sync(const char *user);
 void maildrop_unlink(const struct msg *m, const char *user);

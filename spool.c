@@ -499,7 +499,7 @@ spool_content(const char *id)
 	if (faccessat(srv.spool.dir, file_name(name, id, ".env"), F_OK, 0) < 0)
 		return -1;
 	int fd = openat(srv.spool.dir, file_name(name, id, ".msg"),
-	    O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	    O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
 
 	if (fd < 0 && errno == ENOENT)
 		errno = ENODATA;
@@ -585,7 +585,7 @@ prepare(struct msg *m)
 	if (m->error == 0 && m->epoch != srv.spool.epoch)
 		m->error = EIO;
 	for (size_t i = 0; i < m->locals.n && m->error == 0; i++)
-		if (!maildrop_prepare(m, m->locals.v[i]))
+		if (!maildrop_prepare(m->locals.v[i]))
 			m->error = errno;
 	if (m->error == 0 && m->remotes.n > 0)
 		write_envelope(m);
@@ -612,8 +612,7 @@ sync_everything(void)
 	return true;
 }
 
-/* Step 1, second half: those files are durable.  Copies on another file system
- * are so already: maildrop_prepare(). */
+/* Step 1, second half: those files are durable. */
 static void
 sync_contents(void)
 {
@@ -637,22 +636,18 @@ sync_contents(void)
 		sync_failed();
 }
 
-/* Take back its names in mailboxes, and its copies where mail/ is another file
- * system. */
-static void
-drop_copies(const struct msg *m)
-{
-	for (size_t i = 0; i < m->locals.n; i++)
-		maildrop_unlink(m, m->locals.v[i]);
-}
-
-/* Take back the names of a message that is refused after all. */
+/* Take back the names of a message that is refused after all.  Who takes back
+ * has an error to report: errno must survive it. */
 static void
 unname_message(const struct msg *m)
 {
-	drop_copies(m);
+	int why = errno;
+
+	for (size_t i = 0; i < m->locals.n; i++)
+		maildrop_unlink(m, m->locals.v[i]);
 	if (m->remotes.n > 0)
 		spool_remove(m->id);
+	errno = why;
 }
 
 /* Give a draft a name under queue/. */
@@ -736,8 +731,6 @@ sync_names(void)
 static void
 refused(const struct msg *m)
 {
-	if (!srv.spool.one_fs)
-		drop_copies(m); /* not even what was only prepared */
 	if (m->error == ENOSPC || m->error == EDQUOT)
 		draft_forget();
 	log_event(PART_QUEUE, m->id, "refused: %s", strerror(m->error));
@@ -850,23 +843,19 @@ static bool
 open_folders(const struct conf *conf)
 {
 	struct spool *spool = &srv.spool;
-	struct stat queue, mail;
 	int data = open_folder(AT_FDCWD, conf->data_dir);
 	int mail_fd = data >= 0 ? open_folder(data, "mail") : -1;
 
 	spool->dir = mail_fd >= 0 ? open_folder(data, "queue") : -1;
-	bool ok = spool->dir >= 0 && fstat(spool->dir, &queue) == 0 &&
-	    fstat(mail_fd, &mail) == 0;
 	int why = errno;
 
-	spool->device = queue.st_dev;
-	spool->one_fs = ok && queue.st_dev == mail.st_dev;
+	spool->one_fs = true; /* until maildrop_link() finds another */
 	if (mail_fd >= 0)
 		close(mail_fd);
 	if (data >= 0)
 		close(data);
 	errno = why;
-	return ok;
+	return spool->dir >= 0;
 }
 
 int

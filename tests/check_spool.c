@@ -26,7 +26,7 @@
  * and E of an envelope in the queue, L of mail; and what was removed. */
 static char calls[512], removed[512];
 static int fail_at; /* the call that fails, from 1; 0: none */
-static bool two_disks; /* mailboxes are on another file system than queue/ */
+static bool two_disks; /* mailboxes are elsewhere: link(2) says so */
 static bool choppy;    /* what is written goes in pieces, and is disturbed */
 static const char *kernel; /* its release; NULL: the real one */
 
@@ -198,14 +198,6 @@ static const char conf_text[] =
     "alias ring2 bob\n"
     "alias alice bob\n"
     "alias listed ann@listed.test\n";
-
-/* As if queue/ were elsewhere. */
-static void
-use_two_disks(void)
-{
-	two_disks = true;
-	srv.spool.device++;
-}
 
 static void
 begin(void)
@@ -1226,8 +1218,7 @@ START_TEST(each_call_fails_once)
 	int failures = 0;
 	const char *to = kinds[_i % (int)NELEM(kinds)].to;
 
-	if (_i >= (int)NELEM(kinds))
-		use_two_disks();
+	two_disks = _i >= (int)NELEM(kinds);
 	for (int n = 1;; n++) {
 		size_t queue = in_queue(), alice = in_mailbox("alice");
 		size_t bob = in_mailbox("bob");
@@ -1320,8 +1311,7 @@ START_TEST(mailboxes_on_another_disk)
 	struct msg *m = message("alice@here.test bob@here.test carol@here.test",
 	    "Subject: x\n\ntext\n");
 
-	use_two_disks();
-	srv.spool.use_syncfs = true;
+	two_disks = srv.spool.use_syncfs = true;
 	spool_submit(m);
 	disk(0);
 	spool_commit();
