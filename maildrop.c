@@ -580,25 +580,40 @@ wire_octets(int fd, off_t size)
 	return octets + (last != '\n' ? 2 : 0);
 }
 
-/* What a file that does not say it in its name is on the wire.  0 for one that
- * cannot be read, UNKNOWN for one to be looked at again.  Because it remembers,
- * a later login to 1,000 such files takes 2.5 ms, not 5.5; to 50,000 of them
+/* What was counted in an earlier session, or UNKNOWN.  So a later login to 1,000
+ * files that do not tell their sizes takes 2.5 ms, not 5.5; to 50,000 of them
  * 130, not 270, and 150 with rows of 4 places. */
+static uint64_t
+recall_octets(int home, const char *name)
+{
+	struct stat st;
+
+	if (fstatat(home, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+		return UNKNOWN;
+	uint64_t sum = file_sum(&st);
+	const struct seen *seen = find_seen(sum);
+
+	return seen != NULL && seen->file == sum ? seen->octets : UNKNOWN;
+}
+
+/* What a file that does not say it in its name is on the wire.  0 for one that
+ * cannot be read, UNKNOWN for one to be looked at again. */
 static uint64_t
 count_octets(struct maildrop *d, int home, const char *name)
 {
 	struct stat st = { 0 };
-	int flags = O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, fd = -1;
-	bool there = fstatat(home, name, &st, AT_SYMLINK_NOFOLLOW) == 0;
+	int fd = openat(home, name,
+	    O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+
+	if (fd < 0)
+		return errno == ENOENT && maildrop_look(d) ? UNKNOWN : 0;
+	(void)fstat(fd, &st);
 	uint64_t sum = file_sum(&st), octets;
 	struct seen *seen = find_seen(sum);
 
-	if (there && seen != NULL && seen->file == sum)
-		return seen->octets;
-	if (!there || (fd = openat(home, name, flags)) < 0)
-		return errno == ENOENT && maildrop_look(d) ? UNKNOWN : 0;
+	d->recall = seen != NULL && seen->file == sum;
 	errno = 0;
-	octets = wire_octets(fd, st.st_size);
+	octets = d->recall ? seen->octets : wire_octets(fd, st.st_size);
 	if (seen != NULL && errno == 0 && is_settled(&st))
 		*seen = (struct seen){ sum, octets };
 	close(fd);
@@ -607,7 +622,10 @@ count_octets(struct maildrop *d, int home, const char *name)
 
 /* Count on, until others have waited long enough; true: all are known.  UNKNOWN
  * ends a slice: all names have just been read again, which is work enough, and
- * the next turn finds this file by its new one. */
+ * the next turn finds this file by its new one.
+ *
+ * A file is taken for one like the last: what is remembered need not be opened,
+ * and what is not need not be asked for first, a quarter of a first login. */
 bool
 maildrop_count(struct maildrop *d)
 {
@@ -618,10 +636,14 @@ maildrop_count(struct maildrop *d)
 
 	for (; d->counted < d->files.n && work < COUNT_SLICE; d->counted++) {
 		struct mail *e = &d->v[d->counted];
+		const char *name = d->files.v[d->counted];
 
 		if (e->octets != UNKNOWN)
 			continue;
-		e->octets = count_octets(d, home, d->files.v[d->counted]);
+		if (d->recall)
+			e->octets = recall_octets(home, name);
+		if (e->octets == UNKNOWN)
+			e->octets = count_octets(d, home, name);
 		if (e->octets == UNKNOWN)
 			break;
 		d->octets += e->deleted ? 0 : e->octets;

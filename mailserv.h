@@ -304,6 +304,7 @@ struct maildrop {
 	size_t left;             /* not marked */
 	uint64_t octets;         /* of those, as far as it is known */
 	size_t counted;          /* so many from the first are known */
+	bool recall; /* the last that was opened had been counted before */
 	bool looked; /* for the moved; the session clears it, each command */
 };
 
