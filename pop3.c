@@ -32,7 +32,7 @@ enum {
 	LOGIN_TRIES = 3,    /* so that guessing takes many connections */
 	LAST_WORDS = 10,    /* seconds: a long answer may go before them */
 	REMOVE_SLICE = 100, /* messages a turn: others must not wait */
-	WIRE_END = 8,       /* wire_finish() needs no more */
+	WIRE_END = 8,       /* two line ends and the dot: 7 */
 	FEED_ROOM = 1024,   /* less is not worth a read() */
 	LISTING_MAX = 128,  /* "100000 ", and a unique-id */
 };
@@ -48,7 +48,10 @@ enum {
  *
  * A piece of a file may end anywhere, also between CR and LF or before a dot.
  * Therefore what matters of the octets before it is kept here, and no piece
- * is ever looked at twice.
+ * is ever looked at twice:
+ *
+ *	piece 1   a CR     column 2, cr
+ *	piece 2   LF .b    the CR is there: LF alone is added; then ..b
  */
 
 /* Where in the content we are, between one piece and the next. */
@@ -61,7 +64,10 @@ struct wire {
 	uint64_t lines; /* of the body, still to be sent */
 };
 
-/* End a line with CRLF, of which the CR may already be there. */
+/* End a line with CRLF, of which the CR may already be there, in a file that
+ * another program has made.  The empty line ends the header and is no line of
+ * the body: so `lines` is counted down before `body` is set by it, and TOP 1 1
+ * sends the header, that line, and one more. */
 static char *
 wire_newline(struct wire *w, char *to)
 {
@@ -80,7 +86,8 @@ wire_newline(struct wire *w, char *to)
 }
 
 /* Turn `len` octets of a file into what goes over the wire (RFC 1939 3): at
- * most twice as many, into `to`.  Returns where they end. */
+ * most twice as many, because nothing but a line's first dot and its LF become
+ * two, into `to`.  Returns where they end. */
 static char *
 wire_put(struct wire *w, const char *from, size_t len, char *to)
 {
@@ -106,7 +113,9 @@ wire_put(struct wire *w, const char *from, size_t len, char *to)
 }
 
 /* The end: of the last line, where the file lacks it; of a header, for TOP
- * promises an empty line there; of the answer. */
+ * promises an empty line there; of the answer.  At most WIRE_END octets.  With
+ * the dots left out, as many have gone as wire_octets() counts: LIST may not
+ * promise others. */
 static char *
 wire_finish(struct wire *w, char *to)
 {
@@ -121,13 +130,22 @@ wire_finish(struct wire *w, char *to)
 
 /* ---- the session --------------------------------------------------------- */
 
-/* What a handler wants said.  SAY_WAIT is a verdict like others: the command
+/*
+ * What a handler wants said.  SAY_WAIT is a verdict like others: the command
  * has no reply yet, and its handler runs again in the next turn; so there are
- * no callbacks, and a wait is visible in the session's fields. */
+ * no callbacks, and a wait is visible in the session's fields.  LIST, where
+ * another program has put three files of 4 MiB, whose lines must be counted:
+ *
+ *	turn 1   pop3_line -> do_list -> SAY_WAIT    one is counted
+ *	turn 2   pop3_run  -> do_list -> SAY_WAIT    two are
+ *	turn 3   pop3_run  -> do_list -> SAY_OK      "+OK 3 messages", the list
+ *
+ * The line is wiped in turn 1: what the others need of it, that has kept.
+ */
 enum verdict {
 	SAY_OK,
 	SAY_WAIT,
-	SAY_NOTHING,
+	SAY_NOTHING, /* a laboratory's fault: see play_fault() */
 	SAY_UNKNOWN,
 	SAY_STATE,
 	SAY_USAGE,
@@ -161,8 +179,8 @@ struct pop3 {
 	bool stalled;          /* fault: never answer */
 	bool ended;            /* the client has sent all it will */
 	/* Who is it? */
-	bool named;              /* USER has been */
-	const struct user *user; /* NULL: there is none of that name */
+	bool named;              /* USER has been, and no PASS after it */
+	const struct user *user; /* of conf; NULL: none has that name */
 	unsigned failures;
 	/* In POP3_CHECKING. */
 	enum login login;
@@ -170,8 +188,8 @@ struct pop3 {
 	struct pop3 *next_checking; /* in srv.pop3_checking */
 	/* What is in the maildrop?  From POP3_TRANSACTION on. */
 	struct maildrop drop;
-	struct pop3 *next_open; /* in srv.pop3_open */
-	size_t retrieved, removed, kept;
+	struct pop3 *next_open;          /* in srv.pop3_open */
+	size_t retrieved, removed, kept; /* kept: marked, but not removed */
 	/* What is being answered? */
 	const struct verb *verb; /* NULL: not known */
 	const char *arg;         /* of the line, while it is obeyed */
@@ -219,14 +237,17 @@ static const struct {
 _Static_assert(NELEM(states) == N_POP3_STATES, "a row for every state");
 
 /* The autologout counts from what we last said, or could last send (RFC 1939
- * 3); our last word does not wait for who does not read. */
+ * 3); our last word does not wait for who does not read.  `late` tells of the
+ * deadline before: net_settle() would write once and close, and the third
+ * "wrong password", whose second has just ended, be cut where the socket is
+ * full. */
 static void
 pop3_alive(struct pop3 *s)
 {
 	s->c.deadline = srv.now +
 	    (s->state == POP3_BYE ? LAST_WORDS * SECOND :
 				    s->conf->timeout_pop3);
-	s->c.late = false; /* or a last word that is long would be cut */
+	s->c.late = false;
 }
 
 /* The only place a state changes: break here to watch a dialogue move.  After
@@ -260,8 +281,15 @@ pop3_note(struct pop3 *s, enum verdict v, const char *fmt, ...)
 
 /* ---- replies ------------------------------------------------------------- */
 
-/* The note comes behind the text, then, but for +OK, the section; NULL: the
- * verb's own. */
+/*
+ * The note comes behind the text, then the section; NULL: the verb's own.  None
+ * behind +OK, because clients read what stands there: "+OK 2 320".  They read
+ * what is in brackets, too, to know whom to trouble:
+ *
+ *	[AUTH]                the user, for another password
+ *	[IN-USE] [SYS/TEMP]   nobody: they come again
+ *	[SYS/PERM]            who keeps the server: it will be the same tomorrow
+ */
 static const struct {
 	const char *text, *rfc;
 } reply[] = {
@@ -288,8 +316,9 @@ static const struct {
 };
 _Static_assert(NELEM(reply) == N_VERDICTS, "words for every verdict");
 
-/* Put a verdict into words.  The last ones may come while much waits: if they
- * do not fit, they are not heard. */
+/* Put a verdict into words.  `line` holds them all: a note is shorter than
+ * REASON_MAX, and RFC 1939 3 allows no more than 512 octets.  The last ones may
+ * come while much waits: if they do not fit, they are not heard. */
 static void
 pop3_say(struct pop3 *s, enum verdict v)
 {
@@ -307,7 +336,8 @@ pop3_say(struct pop3 *s, enum verdict v)
 	pop3_alive(s);
 }
 
-/* The outcome of a command: its one reply, and what follows; or it waits. */
+/* The outcome of a command: its one reply, and what follows; or it waits.  RETR
+ * 3 is followed by content, LIST by a list, LIST 3 by nothing. */
 static void
 pop3_answer(struct pop3 *s, enum verdict v)
 {
@@ -339,7 +369,8 @@ pop3_answer(struct pop3 *s, enum verdict v)
  *	                 16 KiB                64 KiB
  */
 
-/* RFC 2449 6, RFC 3206 6. */
+/* RFC 2449 6, RFC 3206 6.  The same before a login and after it.  (Parentheses
+ * tell the compiler that between those two strings no comma is missing.) */
 static const char *const capabilities[] = {
 	"TOP",
 	"UIDL",
@@ -378,7 +409,8 @@ listing(const struct pop3 *s, size_t i, char *text)
 	return text;
 }
 
-/* One line more of a listing. */
+/* One line more of a listing, of which line n is the dot.  A marked message has
+ * none, and the others keep their numbers (RFC 1939 5). */
 static void
 feed_line(struct pop3 *s)
 {
@@ -395,8 +427,9 @@ feed_line(struct pop3 *s)
 		feed_end(s);
 }
 
-/* One piece more of a message.  If the disk fails here, the dot must never
- * come: the client would keep a torn message and delete the whole one. */
+/* One piece more of a message: half of what there is room for, since it may
+ * become twice as long.  If the disk fails here, the dot must never come: the
+ * client would keep a torn message and delete the whole one. */
 static void
 feed_content(struct pop3 *s)
 {
@@ -448,9 +481,15 @@ pop3_feed(struct pop3 *s)
  *	             right: the snapshot, +OK
  *	             wrong: nothing yet, so that guessing is slow
  *	a second     after PASS: -ERR [AUTH]
+ *
+ * A hash of mailserv -H takes a millisecond or more.  The price: where a
+ * hundred clients of one stranger send PASS at once, the next user waits for
+ * them all.  Exercise: let addresses take turns.
  */
 
-/* Equal, in a time that does not tell how much of it is. */
+/* Equal, in a time that does not tell how much of it is: it grows with `given`
+ * alone, whose length the client knows.  Behind its end `right` counts as NUL,
+ * and `given` has none, so that no octet outside is read. */
 static bool
 secret_equal(const char *given, const char *right)
 {
@@ -464,7 +503,9 @@ secret_equal(const char *given, const char *right)
 
 /* Is it the password?  For a name that does not exist crypt(3) works as long,
  * or the time would tell who has a mailbox.  Exercise: it still tells where
- * the users' hashes are of another kind; mend that. */
+ * the users' hashes are of another kind; mend that.  What is no hash, "!" or
+ * "*0", lets nobody in: crypt(3) then fails, with "*0", or "*1" where it was
+ * given "*0", or NULL. */
 static bool
 secret_check(const struct user *user, const char *given)
 {
@@ -475,7 +516,8 @@ secret_check(const struct user *user, const char *given)
 	return hash != NULL && secret_equal(hash, right) && user != NULL;
 }
 
-/* Out of the list of those that wait for crypt(3), if it is there. */
+/* Out of the list of those that wait for crypt(3), if it is there: a client may
+ * hang up while others are before it. */
 static void
 checking_remove(struct pop3 *s)
 {
@@ -497,7 +539,9 @@ checking_decide(struct pop3 *s)
 }
 
 /* A password has come.  A plain one is compared at once; the others queue,
- * because crypt(3) takes milliseconds in which nobody else is served. */
+ * because crypt(3) takes milliseconds in which nobody else is served.  It is
+ * copied, for the line is wiped; and USER is used up: PASS may only follow it
+ * immediately (RFC 1939 7). */
 static void
 checking_begin(struct pop3 *s)
 {
@@ -517,7 +561,9 @@ checking_begin(struct pop3 *s)
 	*at = s;
 }
 
-/* Has another session the lock?  It is this list; so a crash frees it. */
+/* Has another session the lock?  It is this list; so a crash frees it.  Names
+ * are compared, because after SIGHUP one user is two structs.  Who has said BYE
+ * has let go: a last word that nobody reads takes ten seconds to go. */
 static bool
 in_use(const struct user *user)
 {
@@ -528,7 +574,10 @@ in_use(const struct user *user)
 	return false;
 }
 
-/* The right password: take lock and snapshot. */
+/* The right password: take lock and snapshot.  Not sooner: [IN-USE] would tell
+ * a stranger that the name is right, and who reads mail now.  A failure here is
+ * none of the guesses.  What waiting does not mend is [SYS/PERM]: a mailbox
+ * that is another user's, or no folder. */
 static enum verdict
 pop3_login(struct pop3 *s)
 {
@@ -576,7 +625,8 @@ do_user(struct pop3 *s)
 }
 
 /* RFC 1939 7.  Runs again until the answer is known, and, for a wrong one,
- * until its second is over: that is dear only to who guesses. */
+ * until its second is over: that is dear only to who guesses.  The state tells
+ * the first run from the others. */
 static enum verdict
 do_pass(struct pop3 *s)
 {
@@ -599,7 +649,8 @@ do_pass(struct pop3 *s)
 
 /* ---- commands: the maildrop ---------------------------------------------- */
 
-/* RFC 1939 5.  Marked messages are not counted. */
+/* RFC 1939 5.  Marked messages are not counted.  Runs again while files whose
+ * names tell no size are read. */
 static enum verdict
 do_stat(struct pop3 *s)
 {
@@ -632,7 +683,9 @@ do_list(struct pop3 *s)
 
 /* RETR and TOP (RFC 1939 5 and 7).  Its octets are told only where that needs
  * no counting.  One is read here, because a disk that fails after +OK could
- * only be told of by cutting the line; nothing follows the -ERR. */
+ * only be told of by cutting the line; nothing follows the -ERR.  From here on
+ * the file is open, and another program may move or remove it.  What it has
+ * moved before is found by a look, and opened in the next turn. */
 static enum verdict
 do_retr(struct pop3 *s)
 {
@@ -676,8 +729,10 @@ do_rset(struct pop3 *s)
 
 /* Some of the marked messages go; true: all have, but those kept.  Whatever
  * kept some, they get a second try after a look, since who is only not there
- * may have been moved.  Nothing is synced, because after a power cut they may
- * come again: no mail is lost by that. */
+ * may have been moved; who is not there then has been removed by somebody else,
+ * which is as good.  A mark goes with its message, so that the second try meets
+ * only those kept.  Nothing is synced, because after a power cut they may come
+ * again: no mail is lost by that. */
 static bool
 remove_some(struct pop3 *s)
 {
@@ -705,7 +760,8 @@ remove_some(struct pop3 *s)
 	return false;
 }
 
-/* RFC 1939 4 and 6.  Runs again until all that was marked is gone. */
+/* RFC 1939 4 and 6.  Runs again until all that was marked is gone, also when
+ * the client is: it has said QUIT, and `busy` keeps the session. */
 static enum verdict
 do_quit(struct pop3 *s)
 {
@@ -782,7 +838,9 @@ parse_numbers(struct pop3 *s)
 
 /* Take the argument as the verb's row says, so that no handler needs to look
  * whether its message exists: SAY_OK, or what is wrong.  A blank with nothing
- * behind it is wrong, too (RFC 1939 3). */
+ * behind it is wrong, too (RFC 1939 3).  TEXT is the rest of the line, because
+ * a password may hold blanks (RFC 1939 7).  arg[-1] is there: no verb is
+ * empty. */
 static enum verdict
 parse_arg(struct pop3 *s)
 {
@@ -804,7 +862,8 @@ parse_arg(struct pop3 *s)
 }
 
 /* The laboratory's fault, if one is to happen now: what to say instead.
- * SAY_OK: none. */
+ * SAY_OK: none.  It comes before every other check, so that any verb can be
+ * made to fail in any state. */
 static enum verdict
 play_fault(struct pop3 *s, const char *verb)
 {
@@ -867,7 +926,9 @@ pop3_line(struct pop3 *s, enum line got, const char *line, size_t len)
 		v = SAY_BARE_LF;
 	else
 		v = strlen(line) != len ? SAY_NUL : pop3_obey(s, line);
-	/* It may have been a password, and the buffer may have moved it. */
+	/* It may have been a password.  Between start and end are the commands
+	 * that came with it; behind them may lie what buf_compact() has moved
+	 * from there. */
 	explicit_bzero(in->data, in->start);
 	explicit_bzero(in->data + in->end, in->cap - in->end);
 	pop3_answer(s, v);
@@ -886,7 +947,9 @@ pop3_ready(const struct pop3 *s)
 }
 
 /* Tell net.c what to wake us for.  The large buffer goes as soon as what it
- * holds fits in a small one: 10,000 sessions must not keep 64 KiB each. */
+ * holds fits in a small one: 10,000 sessions must not keep 64 KiB each.  A
+ * command that waits has work to do in the next turn, whether or not the client
+ * stirs; but in CHECKING check_one() or the deadline wakes us. */
 static void
 pop3_want(struct pop3 *s)
 {
@@ -902,7 +965,10 @@ pop3_want(struct pop3 *s)
 	c->deaf = s->ended || !pop3_ready(s);
 }
 
-/* Obey and answer as far as it goes without waiting for anybody. */
+/* Obey and answer as far as it goes without waiting for anybody.  Of fifty
+ * RETRs in one segment the second is not looked at before the last piece of the
+ * first is in the buffer.  A client that ends its side may still listen: what
+ * came whole is answered first, half a line never is. */
 static void
 pop3_run(struct pop3 *s)
 {
@@ -924,7 +990,8 @@ pop3_run(struct pop3 *s)
 	pop3_want(s);
 }
 
-/* Serve one session that is ready, late, or to be served again. */
+/* Serve one session that is ready, late, or to be served again.  Half a command
+ * is no sign of life: an octet a minute does not keep a maildrop locked. */
 static void
 pop3_session(struct pop3 *s)
 {
@@ -932,7 +999,7 @@ pop3_session(struct pop3 *s)
 	enum io got = net_read(c);
 
 	if ((c->revents & POLLOUT) && s->state != POP3_CHECKING)
-		pop3_alive(s); /* the client has read something */
+		pop3_alive(s); /* it reads; PASS's second may not move */
 	if (got == IO_ERROR) {
 		net_drop(c);
 		return;
@@ -948,7 +1015,8 @@ pop3_session(struct pop3 *s)
 	}
 }
 
-/* Greet.  No timestamp in angle brackets: that would offer APOP. */
+/* Greet.  No timestamp in angle brackets: that would offer APOP.  The session
+ * holds this configuration to its end: after SIGHUP s->user is still there. */
 static void
 pop3_greet(struct pop3 *s)
 {
@@ -967,7 +1035,9 @@ pop3_greet(struct pop3 *s)
 	pop3_alive(s);
 }
 
-/* The one crypt(3) of this turn, for who has waited longest. */
+/* The one crypt(3) of this turn, for who has waited longest.  The next one asks
+ * for a turn, because nothing else would wake poll() before its second is over:
+ * its PASS has been read. */
 static void
 check_one(void)
 {
@@ -1003,7 +1073,8 @@ pop3_serve(void)
 	check_one();
 }
 
-/* The inverse of pop3_greet() and pop3_login(). */
+/* The inverse of pop3_greet() and pop3_login().  Of a client that has gone in
+ * the middle of PASS, half a password is in the buffer. */
 static void
 pop3_end(struct pop3 *s)
 {
