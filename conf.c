@@ -37,10 +37,20 @@ struct reader {
 	FILE *f; /* NULL: not open, or read to its end */
 	char *line;
 	size_t cap;
-	unsigned seen[64]; /* the line of each directive, 0: not given */
+	unsigned seen[64]; /* the last line of each directive, 0: none */
 };
 
-/* One row of the table of directives below. */
+/*
+ * One row of the table of directives below, and what becomes of a line:
+ *
+ *	timeout_smtp  90s    # a comment
+ *	     |         |
+ *	     |         read_time(): 90000, if it is low to high
+ *	     the row: AT(timeout_smtp) is its field in struct conf
+ *
+ * Nobody but a test sees whether a row's function fits its field: read_size()
+ * writes a size_t, read_number() an unsigned.  The price of a table.
+ */
 struct directive {
 	const char *name, *standard; /* the values that it has if not given */
 	void (*read)(struct reader *rd, const struct directive *dir,
@@ -51,10 +61,13 @@ struct directive {
 };
 
 /* So many values make a list: read() is called for each, or not at all where
- * "none" stands alone.  Such a directive may be repeated, too. */
+ * "none" stands alone.  Such a directive may be repeated, too: so that of more
+ * values than these the rest goes on another line. */
 enum { LIST = 64 };
 
-/* "FILE:LINE: ...", for the line that is being read. */
+/* "FILE:LINE: ...", for the line that is being read.  No configuration with an
+ * error is ever used: so reading may go on with a field that is not set, or an
+ * element of zeros, which as a relay_from would be everybody. */
 #define WRONG(rd, ...) complain((rd)->diag, (rd)->at, __VA_ARGS__)
 
 /* The field that a directive fills. */
@@ -75,13 +88,16 @@ no_memory(struct reader *rd)
 }
 
 /* Make an array of *n elements one longer; list is the address of the pointer
- * to it.  The new element, zeroed; NULL: no memory, and nothing has changed. */
+ * to it.  The new element, zeroed; NULL: no memory, and nothing has changed.
+ * The array may move: who points into it must wait until all is read.  (For
+ * seven types of pointer: memcpy() may read any of them, an assignment may
+ * not.) */
 static void *
 append(struct reader *rd, void *list, size_t *n, size_t size)
 {
 	char *array;
 
-	memcpy(&array, list, sizeof(array)); /* whatever type it points to */
+	memcpy(&array, list, sizeof(array));
 	char *longer = realloc(array, (*n + 1) * size);
 
 	if (longer == NULL)
@@ -112,7 +128,8 @@ copy_path(struct reader *rd, const char *path)
 
 /* A number with one of these letters behind it, times the letter's worth.
  * Without one the first counts.  '1' is nothing that one can type behind a
- * number: it would be a digit of it. */
+ * number: it would be a digit of it.  Fifteen digits fit into msec; whether
+ * their product does is asked, or "9999999999999G" might come out small. */
 static bool
 parse_value(const char *text, const char *letters, msec *out)
 {
@@ -142,8 +159,8 @@ parse_number(const char *text, msec low, msec high, msec *out)
 	return parse_value(text, "1", out) && *out >= low && *out <= high;
 }
 
-/* The number, size or time that a directive takes.  What is wrong with one is
- * told, and then the value does not matter. */
+/* The number, size or time that a directive takes; letters tell which.  What is
+ * wrong with one is told, and then the value does not matter. */
 static msec
 take_value(struct reader *rd, const struct directive *dir, const char *text,
     const char *letters)
@@ -215,7 +232,8 @@ read_path(struct reader *rd, const struct directive *dir, char **value)
 }
 
 /* Letters, digits, hyphens, dots (RFC 5321 4.1.2: sub-domain), and the
- * underscore that many real names hold; no label is empty. */
+ * underscore that many real names hold; no label is empty.  No dot at the end,
+ * as master files have it: mail addresses have none, and would not match. */
 static bool
 is_domain(const char *name)
 {
@@ -245,7 +263,8 @@ static const char *const listeners[] = {
 	[KIND_DNS] = "listen_dns",
 };
 
-/* Do we listen there already? */
+/* Do we listen there already?  Asked here, because bind() would tell it without
+ * FILE:LINE, and after `mailserv -n` had found nothing wrong. */
 static bool
 is_taken(const struct conf *conf, const union address *address)
 {
@@ -256,6 +275,8 @@ is_taken(const struct conf *conf, const union address *address)
 	return false;
 }
 
+/* One of listen_... or resolver.  A name server's port is 53 where none is
+ * said; ours have no such default, because those of the world are root's. */
 static void
 read_address(struct reader *rd, const struct directive *dir, char **value)
 {
@@ -285,6 +306,8 @@ read_domain(struct reader *rd, const struct directive *dir, char **value)
 		no_memory(rd);
 }
 
+/* No list, but all waits in one call: the array has RETRY_STEPS, the row's
+ * `most`, and a second line would go on behind them. */
 static void
 read_retry(struct reader *rd, const struct directive *dir, char **value)
 {
@@ -295,7 +318,9 @@ read_retry(struct reader *rd, const struct directive *dir, char **value)
 		    "smhd");
 }
 
-/* "192.0.2.0/24", "2001:db8::/32", or one address. */
+/* "192.0.2.0/24", "2001:db8::/32", or one address: in the form that both
+ * families share, ::ffff:192.0.2.0 and 120 bits for the first.  Bits of the
+ * host may be set: cidr_match() does not look at them. */
 static bool
 parse_cidr(const char *text, struct cidr *cidr)
 {
@@ -325,7 +350,8 @@ read_relay_from(struct reader *rd, const struct directive *dir, char **value)
 }
 
 /* Open a file that the configuration names, or say why not: then it has no
- * lines.  next_line() closes it.  No path: no memory, and that was said. */
+ * lines.  next_line() closes it.  No path: no memory, and that was said.  The
+ * path stays the caller's, until the last line has been complained of. */
 static struct reader
 open_named(const struct reader *rd, const char *path)
 {
@@ -352,7 +378,9 @@ close_named(struct reader *rd)
 }
 
 /* The next line without its end, into rd->line; false: there is none, or, told,
- * it cannot be read, and what follows would be missing.  The file is closed. */
+ * it cannot be read, and what follows would be missing.  The file is closed.  A
+ * line may end in CRLF, because editors of other systems write it: a CR that
+ * nobody sees would belong to the last word. */
 static bool
 next_line(struct reader *rd)
 {
@@ -375,7 +403,9 @@ next_line(struct reader *rd)
 	return true;
 }
 
-/* relay_domain's FILE: one local part a line. */
+/* relay_domain's FILE: one local part a line; what stands behind a blank is
+ * ignored.  They may be 100,000, in any order: names_add() would move half of
+ * them to make room for each, so all are put at the end, and sorted once. */
 static void
 read_local_parts(struct reader *rd, struct relay_domain *domain,
     const char *name)
@@ -394,6 +424,7 @@ read_local_parts(struct reader *rd, struct relay_domain *domain,
 	free(path);
 }
 
+/* Twice is wrong, because nobody could say which FILE counts. */
 static void
 read_relay_domain(struct reader *rd, const struct directive *dir, char **value)
 {
@@ -416,6 +447,8 @@ read_relay_domain(struct reader *rd, const struct directive *dir, char **value)
 		read_local_parts(rd, added, value[1]);
 }
 
+/* What is wrong in the zone's file master_load() tells, with FILE:LINE there.
+ * It returns NULL only where memory ends, and then no other zone is read. */
 static void
 read_zone(struct reader *rd, const struct directive *dir, char **value)
 {
@@ -436,6 +469,7 @@ read_zone(struct reader *rd, const struct directive *dir, char **value)
 			WRONG(rd, "%s %s is there twice", dir->name, value[0]);
 }
 
+/* Where it leads may stand on a later line: see check_aliases(). */
 static void
 read_alias(struct reader *rd, const struct directive *dir, char **value)
 {
@@ -450,7 +484,8 @@ read_alias(struct reader *rd, const struct directive *dir, char **value)
 	added->target = copy_text(rd, value[1]);
 }
 
-/* What is to happen: "drop", "stall", "-ERR" for POP3, a code for SMTP. */
+/* What is to happen: "drop", "stall", "-ERR" for POP3, a code for SMTP (then
+ * the action stays FAULT_CODE, which is 0). */
 static bool
 parse_action(const char *text, struct fault *fault)
 {
@@ -470,7 +505,9 @@ parse_action(const char *text, struct fault *fault)
 	return true;
 }
 
-/* What a client may be failed at: see the verbs of smtp.c and pop3.c. */
+/* What a client may be failed at: see the verbs of smtp.c and pop3.c, whose
+ * tables are their own.  The blanks keep EL from being found in HELO; what is
+ * too long for `word` loses its last one, and is not found. */
 static bool
 is_fault_verb(enum kind kind, const char *verb)
 {
@@ -511,7 +548,8 @@ read_fault(struct reader *rd, const struct directive *dir, char **value)
 
 /* ---- users --------------------------------------------------------------- */
 
-/* Letters, digits, "._+-", no leading dot: safe as a folder's name. */
+/* Letters, digits, "._+-", no leading dot: safe as a folder's name, since the
+ * mailbox of a user called `..` would be data_dir itself. */
 static bool
 is_user_name(const char *name)
 {
@@ -521,7 +559,9 @@ is_user_name(const char *name)
 	    name[0] != '.';
 }
 
-/* One more user, in the order of names in lower case: see user_find(). */
+/* One more user, in the order of names in lower case: see user_find(), which is
+ * asked for each before all are there.  10,000 users in any order take 0.1 s.
+ * The first of the file is noted, for the order forgets it. */
 static void
 add_user(struct reader *rd, const char *name, const char *secret)
 {
@@ -547,7 +587,8 @@ add_user(struct reader *rd, const char *name, const char *secret)
 		conf->first_user = copy_text(rd, user.name);
 }
 
-/* "NAME:{CRYPT}hash" or "NAME:{PLAIN}password"; the line is cut up. */
+/* "NAME:{CRYPT}hash" or "NAME:{PLAIN}password"; the line is cut up.  All colons
+ * but the first belong to the password.  Both marks have seven octets. */
 static void
 read_user(struct reader *rd, char *line)
 {
@@ -576,6 +617,8 @@ read_user(struct reader *rd, char *line)
 	}
 }
 
+/* The row has a field only so that `users` cannot be repeated: add_user() fills
+ * that. */
 static void
 read_users(struct reader *rd, const struct directive *dir, char **value)
 {
@@ -690,7 +733,9 @@ static const struct directive directives[] = {
 
 enum { WORDS = LIST + 3 }; /* keyword, values, one too many, NULL */
 
-/* Cut a line into words; a word that begins with # ends it. */
+/* Cut a line into words; a word that begins with # ends it, but a path may hold
+ * one.  Returns how many, and of those that are too many one, so that
+ * read_directive() sees it. */
 static int
 split_words(char *line, char *word[WORDS])
 {
@@ -726,7 +771,11 @@ read_values(struct reader *rd, const struct directive *dir, char **value)
 			dir->read(rd, dir, value);
 }
 
-/* One line of the configuration file. */
+/* One line of the configuration file.  It is seen even where it is wrong, or
+ * check_domains() would complain, too, that no users are given.
+ *
+ * Somebody types `-c users`: then the first word is alice:{PLAIN}secret, and
+ * only what stands before the colon may be told. */
 static void
 read_directive(struct reader *rd)
 {
@@ -737,7 +786,7 @@ read_directive(struct reader *rd)
 		return;
 	const struct directive *dir = find_directive(word[0]);
 
-	if (dir == NULL) { /* of a users file no password is told */
+	if (dir == NULL) {
 		WRONG(rd, "no such directive: %.*s",
 		    (int)strcspn(word[0], ":{"), word[0]);
 		return;
@@ -759,7 +808,8 @@ read_directive(struct reader *rd)
 }
 
 /* The line on which a directive was given last, where a fault is told that
- * shows only when all is read; 0: it was not given. */
+ * shows only when all is read; 0: it was not given.  Asked only for names that
+ * have a row, or the NULL of find_directive() would make a wild index. */
 static unsigned
 line_of(const struct reader *rd, const char *name)
 {
@@ -768,7 +818,8 @@ line_of(const struct reader *rd, const char *name)
 
 /* ---- defaults, and what must fit together -------------------------------- */
 
-/* Directives that are not given are read from the table. */
+/* Directives that are not given are read from the table, as if the user had
+ * typed them: so that the table is the whole truth of the defaults. */
 static void
 read_standards(struct reader *rd)
 {
@@ -784,7 +835,9 @@ read_standards(struct reader *rd)
 	}
 }
 
-/* The name servers of /etc/resolv.conf. */
+/* The name servers of /etc/resolv.conf.  No such file, or an address that is of
+ * no use to us, such as fe80::1%eth0, is no fault: a laboratory may live from
+ * its own zones, and a look-up that finds no name server says so. */
 static void
 default_resolvers(struct reader *rd)
 {
@@ -807,7 +860,8 @@ default_resolvers(struct reader *rd)
 }
 
 /* Directives that are not given: the table's defaults, then what this machine
- * tells. */
+ * tells.  The built-in configuration is localhost everywhere, or the first mail
+ * to alice@localhost would be for somebody else. */
 static void
 conf_defaults(struct reader *rd)
 {
@@ -824,7 +878,9 @@ conf_defaults(struct reader *rd)
 		default_resolvers(rd);
 }
 
-/* Final destination: what was given, else hostname where there are users. */
+/* Final destination: what was given, else hostname where there are users.  In
+ * both lists a domain would be ours and another's: place_of() asks one first,
+ * and the other line would do nothing, without a word. */
 static void
 check_domains(struct reader *rd)
 {
@@ -846,7 +902,10 @@ check_domains(struct reader *rd)
 			    conf->relay_domains[i].name);
 }
 
-/* One alias leads to a user, or to an address that somebody has. */
+/* One alias leads to a user, or to an address that somebody has.  To another
+ * alias as NAME@DOMAIN, with a domain of ours.  Aliases that lead in a circle
+ * lead nowhere, because place_of() follows ALIAS_DEPTH of them and no more.
+ * The last @ counts: a quoted local part may hold others. */
 static void
 check_alias(struct reader *rd, const struct alias *alias)
 {
@@ -870,7 +929,9 @@ check_alias(struct reader *rd, const struct alias *alias)
 
 /* postmaster leads to the first user unless an alias names it, because it must
  * exist (RFC 5321 4.5.1).  Then the aliases are looked at, all of them there,
- * for one may lead to another. */
+ * for one may lead to another.  Before them catch_all, which place_of() asks;
+ * it may point into conf->users, for no more are added.  Of a missing
+ * postmaster nobody is told where errors may be why there are no users. */
 static void
 check_aliases(struct reader *rd)
 {
@@ -899,7 +960,8 @@ check_aliases(struct reader *rd)
 		    " (RFC 5321 4.5.1)");
 }
 
-/* Passwords in the clear may not leave loopback. */
+/* Passwords in the clear may not leave loopback: there is no TLS, and who reads
+ * the users file has them, too.  One user is told of, not all thousand. */
 static void
 check_plain(struct reader *rd)
 {
@@ -935,7 +997,10 @@ find_listener(const struct conf *conf, bool below_1024)
 	return NULL;
 }
 
-/* Laboratories may not leave loopback either; root may not keep a port. */
+/* Laboratories may not leave loopback either: a time_scale of 1000 would return
+ * real mail after seven minutes.  Root may not keep a port: a stranger who
+ * finds a hole in us would be root.  run_as is looked up here for -n, and once
+ * more, for its ids, at the start. */
 static void
 check_listeners(struct reader *rd)
 {
@@ -960,6 +1025,12 @@ check_listeners(struct reader *rd)
 
 /* ---- reading and freeing it ---------------------------------------------- */
 
+/*
+ * Each step needs those before it: check_domains() the hostname, and
+ * check_aliases(), by place_of(), the domains; and all of them memory: where
+ * that has ended, a name may be NULL.  A file that cannot be opened is the only
+ * fault that is told: of what it may hold nothing is known.
+ */
 struct conf *
 conf_load(const char *file, struct diag *diag)
 {
@@ -980,7 +1051,7 @@ conf_load(const char *file, struct diag *diag)
 		rd.conf->file = copy_text(&rd, file);
 		rd = open_named(&rd, file);
 		if (rd.f == NULL)
-			return rd.conf; /* and nothing else is known */
+			return rd.conf;
 	}
 	while (next_line(&rd))
 		read_directive(&rd);
@@ -989,7 +1060,8 @@ conf_load(const char *file, struct diag *diag)
 	return rd.conf;
 }
 
-/* The inverse of conf_load(), in the order of struct conf. */
+/* The inverse of conf_load(), in the order of struct conf; also of one that is
+ * half read, in which NULL or a count of 0 stands for what is not there. */
 void
 conf_free(struct conf *conf)
 {
@@ -1029,6 +1101,8 @@ conf_free(struct conf *conf)
 	free(conf);
 }
 
+/* memcmp() may compare addresses: address_host() has set all of each to zero,
+ * first. */
 bool
 conf_same_outside(struct conf *one, struct conf *two)
 {
