@@ -32,7 +32,7 @@
 
 /* CHECKS=1, the tests' server: the invariants of net.c and smtp.c are looked
  * at after every turn.  For others two walks over all connections would be
- * too dear. */
+ * too dear.  A constant: so the compiler sees the checks in every build. */
 #ifndef CHECKS
 #define CHECKS 0
 #endif
@@ -55,7 +55,8 @@ static const char *const kind_name[] = {
 	[KIND_DNS] = "DNS",
 };
 
-/* Open all addresses that we listen on.  An exit status, its reason logged. */
+/* Open all addresses that we listen on.  An exit status, its reason logged.
+ * One that fails ends the start: to hear on the others would seem to work. */
 static int
 open_ports(void)
 {
@@ -83,9 +84,10 @@ open_ports(void)
 
 /* For good: no way back, no groups, no new privileges by execve().  First all
  * of root's ids, so that nothing hangs on which of them open_spool_as(), or a
- * set-user-ID bit, has left.  At last not dumpable, whatever fs.suid_dumpable
- * says: else another process of this user could read passwords in our memory,
- * by ptrace(2) or /proc. */
+ * set-user-ID bit, has left.  The user comes after the groups, which only root
+ * may give up.  At last not dumpable, whatever fs.suid_dumpable says: else
+ * another process of this user could read passwords in our memory, by ptrace(2)
+ * or /proc. */
 static int
 become(const struct passwd *pw)
 {
@@ -104,7 +106,8 @@ become(const struct passwd *pw)
 /* Open the spool by the rights of the user whom we will become, and who is
  * given its folder where that is made here.  lchown(), because somebody may
  * have put a symbolic link in its place since: then the link is given away, not
- * what it leads to. */
+ * what it leads to.  Only the effective ids change, for root must come back to
+ * open the ports; the group stays, and become() sets all of it. */
 static int
 open_spool_as(const struct passwd *pw)
 {
@@ -120,7 +123,14 @@ open_spool_as(const struct passwd *pw)
 }
 
 /* The spool is opened first: the lock tells that another server runs, before
- * a port that is in use could. */
+ * a port that is in use could.  Files that root makes would be root's, and
+ * ports below 1024 want root, hence the to and fro:
+ *
+ *	root     data_dir, if there is none
+ *	run_as       the folders in it, the lock
+ *	root     the ports
+ *	run_as       the queue, and the first octet from a stranger
+ */
 static int
 open_everything(void)
 {
@@ -144,7 +154,10 @@ open_everything(void)
 	return status;
 }
 
-/* As many descriptors as we may have; fewer clients where they are few. */
+/* As many descriptors as we may have; fewer clients where they are few, because
+ * a client that is let in needs files: DATA opens one.  Not to be let in is
+ * better than a 451 after all of the content.  Relays may want more than
+ * SPARE_FILES: one that finds none is tried again later. */
 static void
 raise_limit(void)
 {
@@ -179,7 +192,9 @@ on_signal(int number)
 		srv.stop = 1;
 }
 
-/* Signals are blocked except while net_wait() sleeps. */
+/* Signals are blocked except while net_wait() sleeps: so they cut no other
+ * system call short, and no turn sees a flag change.  One that comes while the
+ * queue is read waits for the first turn. */
 static void
 catch_signals(void)
 {
@@ -198,7 +213,13 @@ catch_signals(void)
 	signal(SIGXFSZ, SIG_IGN); /* nor a limit on files: EFBIG tells */
 }
 
-/* Free the configurations that SIGHUP replaced and no session uses now. */
+/*
+ * Free the configurations that SIGHUP replaced and no session uses now:
+ *
+ *	srv.conf -> now        refs 7
+ *	older    -> replaced   refs 1     a client is still in its session
+ *	older    -> replaced   refs 0     goes
+ */
 static void
 conf_sweep(void)
 {
@@ -216,7 +237,10 @@ conf_sweep(void)
 
 /* ---- the turn ------------------------------------------------------------ */
 
-/* A turn's end: replies leave, and who is finished is closed and forgotten. */
+/* A turn's end: replies leave, and who is finished is closed and forgotten.
+ * net_settle() closes, the others free what it has closed, and with the last
+ * session of a configuration that goes, too: in this order all of it happens in
+ * one turn. */
 static void
 end_turn(void)
 {
@@ -238,6 +262,10 @@ end_turn(void)
  * too, for the same two syncs; server_turn() gives them a millisecond.  15,000
  * messages of 20 sessions, a connection for each: 2,000 to 2,300 syncs, where
  * it was 3,900 to 6,500.  A client alone does not wait.
+ *
+ *	turn 1   A's dot; B is heard, in RCPT   wait: at most HOLD from now
+ *	turn 2   B is heard, in DATA            wait
+ *	turn 3   B's dot, and nobody else       two syncs, and a 250 for both
  */
 static bool
 commit_waits(void)
@@ -251,8 +279,16 @@ commit_waits(void)
 	return more;
 }
 
-/* One turn of the server's life, which begins at `until` at the latest.  Read
- * this first. */
+/*
+ * One turn of the server's life, which begins at `until` at the latest.  Read
+ * this first.  The order is that in which things need each other:
+ *
+ *	dns     an answer comes before queue_serve() looks for it, or each
+ *		look-up would take a turn more
+ *	smtp    ETRN and the last dots come before the queue and the commit
+ *	queue   its reports are synced with what has just come in
+ *	commit  and only then 250, which leaves in end_turn(), in this turn
+ */
 static void
 server_turn(msec until)
 {
@@ -272,7 +308,12 @@ server_turn(msec until)
 	end_turn();
 }
 
-/* SIGHUP: take a new configuration, if all of it is right. */
+/* SIGHUP: take a new configuration, if all of it is right.  Half of it would be
+ * worse than the old one: without its users a domain refuses all mail.  The
+ * queue is read again, for the operator may have put messages back.
+ *
+ * data_dir is not taken: queue/ is open and locked below the old one, and mail/
+ * is found by that path.  They change places, so that each is freed once. */
 static void
 conf_reload(void)
 {
@@ -293,7 +334,7 @@ conf_reload(void)
 		    " not change before the next start");
 	char *data_dir = new->data_dir;
 
-	new->data_dir = now->data_dir; /* the folders are open: they stay */
+	new->data_dir = now->data_dir;
 	now->data_dir = data_dir;
 	new->older = now;
 	srv.conf = new;
@@ -304,7 +345,9 @@ conf_reload(void)
 		    strerror(errno));
 }
 
-/* SIGHUP and SIGUSR1, between two turns. */
+/* SIGHUP and SIGUSR1, between two turns: in the middle of one, a session might
+ * have looked at the old configuration, and go on with the new one.  SIGHUP is
+ * first, so that everything is tried by what has just been read. */
 static void
 obey_signals(void)
 {
@@ -317,9 +360,11 @@ obey_signals(void)
 		queue_flush();
 }
 
-/* Nobody new comes in; everybody hears 421 or -ERR, but for clients of the DNS,
- * which has no such word; a message that is on its way to a host may arrive;
- * then, or in five seconds, the end. */
+/* First the commit, which may be held: who waits for its 250 can be told
+ * nothing else before it.  Nobody new comes in; everybody hears 421 or -ERR,
+ * but for clients of the DNS, which has no such word; a message that is on its
+ * way to a host may arrive; then, or in five seconds, the end.  A host that has
+ * not answered by then may have taken it, and gets it twice. */
 static void
 server_stop(void)
 {
@@ -361,6 +406,9 @@ hint(void)
 	    "  curl pop3://alice:alice@127.0.0.1:1110/1\n\n");
 }
 
+/* What others must not read comes first: the mask, before a file is made.
+ * Signals are caught before the lock is taken and ports are open, so that a
+ * SIGTERM to a server that starts ends it like any other. */
 static int
 run_server(void)
 {
@@ -395,7 +443,9 @@ run_server(void)
 
 /* ---- the other things that mailserv does --------------------------------- */
 
-/* -H: a password from standard input, as crypt(3) keeps it. */
+/* -H: a password from standard input, as crypt(3) keeps it.  By SHA-512, which
+ * takes a millisecond, because the server does nothing else meanwhile: yescrypt
+ * takes 16.  The price is that who steals the users file guesses faster. */
 static int
 hash_password(void)
 {
@@ -422,7 +472,9 @@ hash_password(void)
 	return good ? 0 : EX_DATAERR;
 }
 
-/* The route to one domain, waited for in turns of its own. */
+/* The route to one domain, waited for in turns of its own: there is no server,
+ * so nothing else can be ready.  How long a look-up waits is in the deadline of
+ * its connection. */
 static int
 explain_domain(const char *domain)
 {
@@ -444,7 +496,8 @@ explain_domain(const char *domain)
 	return state == ROUTE_UNKNOWN ? EX_TEMPFAIL : 0;
 }
 
-/* Is it an address, in < and > or not, or a user's name?  It is cut out. */
+/* Is it an address, in < and > or not, or a user's name?  It is cut out.  What
+ * is so long that its '>' is lost was too long for a path without it. */
 static bool
 address_cut(const char *text, struct path *path)
 {
@@ -460,7 +513,8 @@ address_cut(const char *text, struct path *path)
 	    strcasecmp(text, "postmaster") == 0;
 }
 
-/* -r ADDRESS */
+/* -r ADDRESS: by what RCPT would do, so that it cannot tell anything else.  The
+ * message is only in memory: it is never opened. */
 static int
 explain(const char *text)
 {
@@ -540,7 +594,8 @@ with_conf(const char *file, int mode, char **words)
 	return status;
 }
 
-/* Which mode do the options ask for?  '?': none that there is. */
+/* Which mode do the options ask for?  '?': none that there is, or two.  0: to
+ * run. */
 static int
 parse_options(int argc, char **argv, const char **file)
 {
@@ -565,6 +620,9 @@ parse_options(int argc, char **argv, const char **file)
 	return fit ? mode : '?';
 }
 
+/* The log leaves once a turn, by one write, before net_wait() sleeps; on a
+ * terminal each line at once.  A server that is killed loses the last turn's.
+ * What a mode prints may be lost on a full disk: the exit status says so. */
 int
 main(int argc, char **argv)
 {
