@@ -37,7 +37,7 @@
 enum {
 	BACKLOG = 4096,  /* clients that knock while a turn lasts */
 	REFUSALS = 64,   /* in one call, so that a flood does not hold us */
-	DISCARDS = 1536, /* of 4 KiB: what the kernel holds of one peer */
+	DISCARDS = 1536, /* of 4 KiB: 6 MiB, what Linux holds of one peer */
 	LOG_LINE = 4096, /* a longer one is cut here */
 	LONG_TURN = 5,   /* seconds: no turn of ours takes so long */
 };
@@ -93,7 +93,8 @@ static const char *const part_name[] = {
 _Static_assert((int)PART_MAIN == (int)N_KINDS, "a part for every kind");
 
 /* Append text to a line of LOG_LINE octets, harmless: a control character
- * could end the line or colour the reader's terminal. */
+ * could end the line or colour the reader's terminal.  Six octets are kept
+ * free: an escape, its NUL, and the blank or LF that comes behind the text. */
 static size_t
 put_safe(char *line, size_t len, const char *text)
 {
@@ -266,6 +267,8 @@ buf_put(struct buf *b, const char *data, size_t len)
 	return true;
 }
 
+/* What cannot become a line of max octets any more is thrown away as it comes,
+ * so that a small buffer survives a line without an end. */
 enum line
 buf_line(struct buf *b, size_t max, char **line, size_t *len)
 {
@@ -311,6 +314,7 @@ hears(const struct conn *c)
 	return !c->deaf && !c->doomed && (c->listening || buf_room(&c->in) > 0);
 }
 
+/* A hang-up is something to read as well: read() tells which one. */
 enum io
 net_read(struct conn *c)
 {
@@ -435,7 +439,8 @@ address_literal(const char *text, union address *a)
 
 	for (size_t i = 0; i < len; i++)
 		groups += host[i - 1] == ':' && host[i] != ':';
-	/* Seven of eight are never written: RFC 5321 4.1.3. */
+	/* Seven of eight are never written, since "::" is two or more: RFC 5321
+	 * 4.1.3.  (The first one follows the tag's colon, at host[-1].) */
 	if (host[len] == '\0' || groups == 7 || !address_host(host, len, a) ||
 	    (a->any.sa_family == AF_INET6) != v6)
 		return NULL;
@@ -479,6 +484,8 @@ address_equal(const union address *a, const union address *b)
 	return memcmp(one, two, 16) == 0 && address_port(a) == address_port(b);
 }
 
+/* Whole octets, then the first bits of the next one; of a /128 there is none,
+ * and it is not looked at. */
 bool
 cidr_match(const struct cidr *list, size_t n, const union address *a)
 {
@@ -519,7 +526,8 @@ net_start(void)
 	clock_read();
 }
 
-/* Make room for one more in the poll set, in all three arrays. */
+/* Make room for one more in the poll set, in all three arrays.  Where memory
+ * ends between two of them the first is larger than cap says: no harm. */
 static bool
 pollset_grow(struct net *net)
 {
@@ -615,6 +623,7 @@ net_listen(enum kind kind, const union address *a, int type)
 
 	if (fd < 0 || c == NULL)
 		goto fail;
+	/* Else no restart, while a connection of before is in TIME_WAIT. */
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
 	if (a->any.sa_family == AF_INET6) /* 0.0.0.0 has its own line */
 		setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof(one));
@@ -735,6 +744,8 @@ admit(int fd, const union address *peer, enum kind kind, size_t size)
 	return c;
 }
 
+/* Who still waits after so many refusals is found in the next turn, because the
+ * listener stays ready. */
 struct conn *
 net_accept(struct conn *listener, size_t size, const char *busy)
 {
@@ -824,7 +835,8 @@ collect_ready(int found)
 }
 
 /* Put those whose deadline has come on the ready lists, and find the next
- * deadline.  Only when one may have come: see net.wake. */
+ * deadline.  Only when one may have come: see net.wake.  What `again` has
+ * put into the array makes nobody late: c's own deadline tells. */
 static void
 collect_late(void)
 {
@@ -857,6 +869,8 @@ sleep_until(msec when)
 		.tv_nsec = left % 1000 * 1000000 };
 }
 
+/* The ready lists are emptied here and not in net_settle(), because the reap
+ * functions look in them for what that has closed. */
 void
 net_wait(msec until)
 {
@@ -892,7 +906,8 @@ net_next(enum kind kind, const struct conn *after)
 	return after == NULL ? srv.net.ready[kind] : after->next_ready;
 }
 
-/* Close c's descriptor and take it out of the poll set. */
+/* Close c's descriptor and take it out of the poll set: the last one moves into
+ * its slot.  Only a client is owed a last word that a reset could overtake. */
 static void
 net_close(struct conn *c)
 {
@@ -913,7 +928,9 @@ net_close(struct conn *c)
 	net->conns[c->slot]->slot = c->slot;
 }
 
-/* Tell poll() what c wants from now on. */
+/* Tell poll() what c wants from now on.  `again` is a deadline that has passed,
+ * so that the next net_wait() does not sleep.  A new deadline can only bring
+ * net.wake forward; that it was put off is found when net.wake has come. */
 static void
 net_ask(struct conn *c)
 {
@@ -955,6 +972,8 @@ net_settle(void)
 			settle(c);
 }
 
+/* Each call begins at the head.  The price: where every other one of 10,000 is
+ * closed in a turn, that is 12 million steps.  Exercise: save them. */
 struct conn *
 net_gone(enum kind kind)
 {
@@ -1028,6 +1047,7 @@ net_fault(const struct conf *conf, enum kind kind, const char *verb)
 	return NULL;
 }
 
+/* O_NONBLOCK, or a FIFO would hold us until somebody writes into it. */
 FILE *
 net_open_regular(const char *path)
 {
@@ -1058,6 +1078,7 @@ net_path_beside(const char *file, const char *path)
 	return whole;
 }
 
+/* Nineteen digits always fit; all that are more count as too large. */
 bool
 digits_parse(const char **text, uint64_t *number)
 {
@@ -1086,7 +1107,8 @@ names_compare(const void *one, const void *two, void *set)
 	return exact ? strcmp(*a, *b) : strcasecmp(*a, *b);
 }
 
-/* Where a name is in the set, or would be. */
+/* Where a name is in the set, or would be.  (Both are given by their address,
+ * because qsort_r() calls names_compare(), too.) */
 static size_t
 names_place(const struct names *set, const char *name, bool *there)
 {
