@@ -29,7 +29,8 @@ enum {
 
 #define NELEM(a) (sizeof(a) / sizeof((a)[0]))
 
-/* A bit for a state of a dialogue, for sets of them. */
+/* A bit for a state of a dialogue, for sets of them: so that a row of a table
+ * says in one word in which states a verb is legal. */
 #define IN(state) (1u << (state))
 
 /* RFC 5321 4.1.2: Let-dig, for strspn(). */
@@ -65,7 +66,8 @@ struct buf {
 	bool skipping; /* in a line that was too long: up to its end */
 };
 
-/* An IPv4 or IPv6 address and port; sa_family 0: none. */
+/* An IPv4 or IPv6 address and port; sa_family 0: none.  28 octets, where the
+ * sockaddr_storage that could hold any family has 128. */
 union address {
 	struct sockaddr any;
 	struct sockaddr_in v4;
@@ -82,6 +84,17 @@ enum part { PART_SMTP, PART_POP3, PART_DNS, PART_QUEUE, PART_MAIN };
  * One descriptor in the poll set.  It is the first member of every session,
  * so that a struct conn * may be cast to its session.  Only net_settle()
  * closes one; only its file's reap function then frees it.
+ *
+ * What it wants, in the moments that every session knows:
+ *
+ *	it waits for a command              (nothing: who is not deaf hears)
+ *	much was asked, little is read      deaf, more
+ *	content is on its way out           deaf, more
+ *	the last dot waits for the disk     deaf; smtp_answer() ends that
+ *	a command goes on in the next turn  deaf, again
+ *	QUIT removes what was marked        deaf, again, busy
+ *	the last word is said               doomed, and a deadline
+ *	we begin to connect                 deaf, more: POLLOUT tells
  */
 struct conn {
 	/* Who is this? */
@@ -112,7 +125,24 @@ struct conn {
 	size_t slot; /* where in the poll set */
 };
 
-/* The poll set: three arrays that run in step, and what is ready. */
+/*
+ * The poll set: three arrays that run in step, and what is ready.  A slot is a
+ * connection's place in all of them, as long as it is open; when one is closed,
+ * the last one takes its slot.
+ *
+ *	slot         0          1          2          n       cap
+ *	fds          | listener | client   | client   |  free  |
+ *	conns        |    |     |    |     |    |     |        |
+ *	deadlines    | NEVER    | 300,000  | 120,000  |        |
+ *
+ *	wake         120,000, or less
+ *	ready        [KIND_SMTP] -> slot 2 -> slot 0
+ *
+ * One turn of a ready list: net_wait() empties it, and puts on it who is ready
+ * or late; net_accept() and net_touch() append; net_settle() looks at all of
+ * them, and closes some (fd is -1 from now on, and no slot is theirs);
+ * net_gone() takes those off, to be freed.
+ */
 struct net {
 	struct pollfd *fds;
 	struct conn **conns;
@@ -123,7 +153,7 @@ struct net {
 	struct conn *ready_tail[N_KINDS];
 	size_t n_clients; /* accepted and still open */
 	unsigned long last_id;
-	int spare;     /* given up to accept one more, and say 421 */
+	int spare; /* of /dev/null; given up to accept one more, and say 421 */
 	uint64_t salt; /* so that strangers cannot choose the hash ... */
 	uint16_t per_address[ADDRESS_SLOTS]; /* ... by which those open count */
 };
@@ -195,7 +225,9 @@ bool buf_put(struct buf *b, const char *data, size_t len);
  * Take the next line.  Only CRLF ends one (RFC 5321 2.3.8): a bare LF is
  * reported, never obeyed.  *line: its octets, line end replaced by NUL; *len:
  * how many, for a line may hold NULs.  max counts the line end; a longer line
- * is skipped to its end and reported once, there.
+ * is skipped to its end and reported once, there.  max is no more than cap, or
+ * a full buffer would wait for the rest of its line for ever.  The line is good
+ * until the next net_read(), which moves what is in the buffer.
  */
 enum line buf_line(struct buf *b, size_t max, char **line, size_t *len);
 
@@ -248,18 +280,21 @@ int net_connected(struct conn *c);
  * for how long to sleep, and after it, for all of the turn. */
 void net_wait(msec until);
 
-/* Walk those that are ready: net_next(kind, NULL) is the first of a kind. */
+/* Walk those that are ready: net_next(kind, NULL) is the first of a kind.  Who
+ * is touched or accepted meanwhile joins at the end, and is met, too. */
 struct conn *net_next(enum kind kind, const struct conn *after);
 
 /* Read once into c->in, if poll() has found something, and c hears.  IO_AGAIN
- * also where not, or where the buffer is full. */
+ * also where not, or where the buffer is full.  After IO_EOF be deaf or doomed:
+ * poll() finds the end of a file in every turn. */
 enum io net_read(struct conn *c);
 
 /* Append one line to c->out, with CRLF, and trace it.  False: no room. */
 bool net_say(struct conn *c, const char *line, const char *rfc);
 
 /* c has changed although it was not ready (someone else's doing): look at it
- * in net_settle(). */
+ * in net_settle().  Forgotten, its answer would stay in c->out until the client
+ * stirs. */
 void net_touch(struct conn *c);
 
 /* End of the turn, for all that were ready or touched: send what waits, ask
@@ -271,7 +306,8 @@ void net_settle(void);
 struct conn *net_gone(enum kind kind);
 void net_free(struct conn *c);
 
-/* Close c at the end of this turn, ready or not, whatever out still holds. */
+/* Close c at the end of this turn, ready or not, whatever out still holds.  (A
+ * session that has a last word sets c->doomed instead.) */
 void net_drop(struct conn *c);
 
 /* Walk all connections of a kind, ready or not, listeners included: *at is 0
