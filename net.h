@@ -69,9 +69,9 @@ struct buf {
 /* An IPv4 or IPv6 address and port; sa_family 0: none.  28 octets, where the
  * sockaddr_storage that could hold any family has 128. */
 union address {
-	struct sockaddr any;
+	struct sockaddr_in6 v6; /* the largest first: { 0 } clears all of it */
 	struct sockaddr_in v4;
-	struct sockaddr_in6 v6;
+	struct sockaddr any;
 };
 
 /* Whose ready list a connection joins: which file serves it. */
