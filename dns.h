@@ -49,7 +49,8 @@ struct answer {
 	unsigned char addr[16]; /* A: 4 octets, AAAA: 16 */
 };
 
-/* A question on its way, and what came of it. */
+/* A question on its way, and what came of it.  dns_ask() makes one; whoever
+ * asked drops it, pending or not, and its answers with it. */
 struct lookup {
 	enum lookup_state state;
 	enum rr_type type;
@@ -61,7 +62,13 @@ struct lookup {
 };
 
 /* A domain name as on the wire: labels, each behind its length, up to the
- * root's 0.  Its case is kept, and means nothing (RFC 4343 3). */
+ * root's 0.  Its case is kept, and means nothing (RFC 4343 3).
+ *
+ *	mail.lab.test	4 m a i l 3 l a b 4 t e s t 0	len 15
+ *	the root	0				len 1
+ *
+ * Each tail that begins at a length is a name, too, of a domain above.  Where a
+ * name has gone through checks, it is passed as octets alone: its 0 ends it. */
 struct dname {
 	unsigned char octets[DOMAIN_MAX];
 	size_t len;
@@ -69,14 +76,17 @@ struct dname {
 
 /* What a type is called, and what its data is made of: n name, u name that is
  * never compressed, 2 4 number of so many octets, t time, a b IPv4, IPv6
- * address, s string, S strings up to the end. */
+ * address, s string, S strings up to the end.  An MX is "2n": a preference,
+ * then a name.  Reader, writer and checks go along the shape, so that another
+ * type of such fields is a row of a table in zone.c, and no code. */
 struct rr_kind {
 	const char *name;
 	uint16_t type;
 	const char *shape;
 };
 
-/* The records of one name and type, in the order of the master file. */
+/* The records of one name and type, in the order of the master file: what is
+ * asked for and answered as a whole, with one TTL. */
 struct rrset {
 	struct rrset *next; /* of the same name */
 	struct record {
@@ -90,7 +100,7 @@ struct rrset {
 	uint16_t type;
 	uint16_t n; /* records */
 	uint32_t ttl;
-	unsigned octets; /* of all records, in a message */
+	unsigned octets; /* of all records, in a message: see SET_MAX */
 	unsigned turn;   /* which comes first in the next answer: round robin */
 };
 
@@ -104,7 +114,9 @@ struct node {
 	unsigned char name[]; /* in the case in which it came first */
 };
 
-/* A zone: nodes in a hash table, and in the order of the master file. */
+/* A zone: nodes in a hash table, and in the order of the master file.  A node
+ * is far whose name has no node right above it: "_ssh._tcp.host1" where there
+ * is no "_tcp.host1".  Those show which names exist and have no records. */
 struct zone {
 	struct dname origin;
 	struct rrset *soa;     /* NULL: not read yet */
@@ -112,11 +124,13 @@ struct zone {
 	struct node *apex, **end;
 	struct node **slots; /* by key; twice as many as nodes */
 	size_t n_slots, n_nodes;
-	void *far; /* tsearch(3)'s: nodes right below a name without one */
+	void *far;          /* tsearch(3)'s; owns no node */
 	struct names files; /* what was read: record.file */
 };
 
-/* How RFC 1034 4.3.2 ends in one zone, and what it has found. */
+/* How RFC 1034 4.3.2 ends in one zone, and what it has found.  All of it
+ * belongs to the zone, which is the configuration's: it is good for this turn,
+ * for a SIGHUP may come in the next. */
 enum zone_found {
 	ZONE_ANSWER,     /* set; for ANY also those behind set->next */
 	ZONE_CNAME,      /* set: go on at its target */
@@ -139,7 +153,7 @@ enum {
 	NAMES_MAX = 64,     /* places in a message that pointers lead to */
 	SETS_MAX = 64,      /* in one answer */
 	CHAIN_MAX = 16,     /* CNAMEs to follow: a loop must end */
-	CACHE_SLOTS = 1024, /* a newer name takes the place of an older */
+	CACHE_SLOTS = 1024, /* one place for each name: see cache_slot() */
 	CLASS_IN = 1,
 };
 
@@ -147,7 +161,8 @@ enum { QR = 0x8000, OPCODE = 0x7800, AA = 0x0400, TC = 0x0200, RD = 0x0100 };
 enum { NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED, BADVERS = 16 };
 enum { ANSWER, AUTHORITY, ADDITIONAL, N_SECTIONS };
 
-/* A message that is being read. */
+/* A message that is being read.  Nobody tests each field: bad stays once it is
+ * set, and is looked at when all has been read. */
 struct dns_packet {
 	const unsigned char *data;
 	size_t len, at;
@@ -166,16 +181,18 @@ struct rr {
 struct dns_reply {
 	unsigned char *data;
 	size_t len, cap;
-	bool full; /* something did not fit */
-	unsigned flags, counts[N_SECTIONS];
-	uint16_t names[NAMES_MAX]; /* where labels begin */
+	bool full;                          /* something did not fit */
+	unsigned flags, counts[N_SECTIONS]; /* the header's, written last */
+	uint16_t names[NAMES_MAX];          /* where labels begin */
 	size_t n_names;
 	struct dname name; /* the owner of what is put next */
 	struct {
 		struct zone *zone;
 		const struct rrset *set;
-	} sets[SETS_MAX]; /* what is in it */
+	} sets[SETS_MAX]; /* what is in it: nothing is put twice */
 	size_t n_sets;
+	/* referral: the addresses put next are glue.  tcp: it may be long, and
+	 * goes to who has asked: no forged address has shaken hands. */
 	bool referral, tcp;
 };
 
@@ -207,11 +224,12 @@ size_t dns_answer(const unsigned char *query, size_t len, unsigned char *reply,
 
 /* ---- resolver.c: sockets and look-ups ------------------------------------ */
 
-/* The outcome of a look-up, for a while. */
+/* The outcome of a look-up, for a while.  It is found by the name that a server
+ * was asked for, to which CNAMEs of our own zones may have led. */
 struct cached {
 	struct dname name;
-	msec until; /* 0: none yet */
-	struct lookup l;
+	msec until;      /* 0: none yet */
+	struct lookup l; /* with its own copy of the answers */
 };
 
 /* The look-ups under way, and what is known; resolver.c keeps it. */
@@ -220,6 +238,7 @@ struct dns {
 	size_t n_pending, n_links;
 	unsigned long ignored;            /* replies that were none of ours */
 	struct cached cache[CACHE_SLOTS]; /* 1 MiB, when all are in use */
+	/* The message at hand, or, of the server's UDP, 32 of 2 KiB. */
 	unsigned char in[MESSAGE_MAX + 1], out[MESSAGE_MAX + 1];
 };
 
