@@ -22,10 +22,27 @@
 #include <string.h>
 #include "mailserv.h"
 
+/* UDP_MAX: any IPv6 link takes 1280 octets in one piece, of which headers are
+ * 48.  More might come in fragments, and of those the second holds neither port
+ * nor id: whoever forges one need not guess them. */
 enum {
-	UDP_MIN = 512,  /* RFC 1035 4.2.1 */
-	UDP_MAX = 1232, /* more might be fragmented, and then forged */
+	UDP_MIN = 512, /* RFC 1035 4.2.1 */
+	UDP_MAX = 1232,
 };
+
+/*
+ * A reply, and at which octet its parts begin: lab.test's MX is mail.lab.test.
+ *
+ *	 0	id, flags, 1 question, 1 answer, 0 authority, 1 additional
+ *	12	3 l a b 4 t e s t 0   MX IN
+ *	26	C0 0C   MX IN 3600   9 octets:
+ *	38		0 10   4 m a i l C0 0C
+ *	47	C0 28   A IN 3600   4 octets:
+ *	59		192 0 2 1
+ *
+ * C0 0C is a pointer: go on at 12.  So 40 (28 in hexadecimal), where a whole
+ * name begins, is mail.lab.test.
+ */
 
 /* ---- reading messages ---------------------------------------------------- */
 
@@ -52,7 +69,12 @@ dns_get32(struct dns_packet *p)
 
 /* Read a name (RFC 1035 4.1.4).  What is wrong with one is in RFC 9267 2 to 4:
  * a pointer that does not lead backwards, or into the header; a label type
- * other than these two; more than 255 octets; no end. */
+ * other than these two; more than 255 octets; no end.
+ *
+ * Backwards means: before the run of labels that the pointer ends (start), not
+ * only before the pointer, or one could lead into its own run, round and round.
+ * Reading goes on behind the first pointer (end).  A bad name is read as the
+ * root, so that who looks at p->bad later may use it until then. */
 void
 dns_get_name(struct dns_packet *p, struct dname *n)
 {
@@ -85,6 +107,10 @@ dns_get_name(struct dns_packet *p, struct dname *n)
 	*n = (struct dname){ .len = 1 };
 }
 
+/* Names in the data may point to what stands before it: so rr->data is all of
+ * the message up to the data's end, to be read from the data's beginning.  A
+ * length that is too large is cut, because at <= len must stay true: what is
+ * left is a difference of the two, without a sign. */
 void
 dns_get_rr(struct dns_packet *p, struct rr *rr)
 {
@@ -111,6 +137,9 @@ dns_same_name(const struct dname *one, const struct dname *two)
 
 /* ---- writing messages ---------------------------------------------------- */
 
+/* Once something did not fit nothing more is written, however short, until
+ * put_set() has taken the half of its set back.  The question always fits: with
+ * the header it has 271 octets at most, and there is room for 501 or more. */
 static void
 put_data(struct dns_reply *o, const void *octets, size_t len)
 {
@@ -155,7 +184,11 @@ is_at(const struct dns_reply *o, size_t at, const unsigned char *name)
 }
 
 /* Write a name; its end may be a pointer to where it was written before: not
- * to this name itself, of which only the beginning is there. */
+ * to this name itself, of which only the beginning is there.  Each of its
+ * labels is remembered for later names, also where this one is not to be
+ * compressed; but not past 16 KiB, for a pointer has fourteen bits, nor past
+ * NAMES_MAX, for each label is compared with all.  The price of either is a
+ * few octets. */
 static void
 put_name(struct dns_reply *o, const unsigned char *name, bool compress)
 {
@@ -200,6 +233,8 @@ put_rdata(struct dns_reply *o, unsigned type, const struct record *r)
 	put_data(o, data, (size_t)(end - data));
 }
 
+/* How long the data is depends on how its names were compressed: its length is
+ * filled in afterwards. */
 static void
 put_record(struct dns_reply *o, const struct zone_hit *hit,
     const struct record *r)
@@ -220,8 +255,11 @@ put_record(struct dns_reply *o, const struct zone_hit *hit,
 	}
 }
 
-/* Put a whole set, or nothing of it (RFC 2181 9); false: it does not fit.
- * Each time another of its records comes first. */
+/* Put a whole set, or nothing of it (RFC 2181 9); false: it does not fit, and
+ * all is as before, for a smaller one may.  Each time another of its records
+ * comes first, because many clients use no other: of two web servers one would
+ * have all the work.  Of a wildcard the owner is the name that was asked for,
+ * in the case of the question. */
 static bool
 put_set(struct dns_reply *o, unsigned section, struct zone *z,
     struct zone_hit hit)
@@ -260,8 +298,11 @@ has_set(const struct dns_reply *o, const struct rrset *set)
 	return false;
 }
 
-/* The addresses of one target.  Where they are glue nobody gets on without
- * them, so the client must hear that they did not fit. */
+/* The addresses of one target, if it has a node in the same zone: they only
+ * spare a question, so that neither wildcards nor our other zones are asked.
+ * Where they are glue nobody gets on without them, so the client must hear that
+ * they did not fit: the name server of sub.lab.test, ns.sub.lab.test, can tell
+ * its address only to those who have it. */
 static void
 put_addresses(struct dns_reply *o, struct zone *z, const unsigned char *name)
 {
@@ -280,7 +321,9 @@ put_addresses(struct dns_reply *o, struct zone *z, const unsigned char *name)
 	}
 }
 
-/* What those who asked for names will ask for next (RFC 1034 6.2.3). */
+/* What those who asked for names will ask for next (RFC 1034 6.2.3).  The name
+ * stands behind the numbers: one of two octets in an MX, three in an SRV.  The
+ * sets of addresses that come in meanwhile name nobody: n is that of before. */
 static void
 put_additional(struct dns_reply *o)
 {
@@ -313,7 +356,10 @@ put_answer(struct dns_reply *o, unsigned type, struct zone *z,
 }
 
 /* One step of RFC 1034 4.3.2: what the nearest zone says of o->name.  It was a
- * CNAME: o->name is its target now, whose zone is returned.  Else NULL. */
+ * CNAME: o->name is its target now, whose zone is returned.  Else NULL: the
+ * last step was done, or the target is not ours to follow.  A CNAME that is in
+ * the message already closes a ring of aliases: the answer ends with what is
+ * there. */
 static struct zone *
 answer_step(struct dns_reply *o, unsigned type, struct zone *z)
 {
@@ -340,7 +386,8 @@ answer_step(struct dns_reply *o, unsigned type, struct zone *z)
 	return NULL;
 }
 
-/* Follow the name through our zones: REFUSED if it begins in none. */
+/* Follow the name through our zones: REFUSED if it begins in none.  TC ends it:
+ * the client will ask again over TCP, and throw away what it has. */
 static void
 answer(struct dns_reply *o, unsigned type)
 {
@@ -355,7 +402,9 @@ answer(struct dns_reply *o, unsigned type)
 }
 
 /* Read the records behind the question: of those a query may have, only OPT
- * means something to us. */
+ * means something to us, and its class is a size, its TTL a version and flags.
+ * count is what the header claims, 196,605 perhaps: the first record that is
+ * not there ends the walk. */
 static void
 read_records(struct dns_packet *p, unsigned count, struct dns_query *q)
 {
@@ -374,7 +423,9 @@ read_records(struct dns_packet *p, unsigned count, struct dns_query *q)
 }
 
 /* Read what is behind the flags.  Returns the rcode that it deserves; NOERROR:
- * go on, and answer. */
+ * go on, and answer.  The opcode comes first: an update, say, has other things
+ * in the sections that follow.  Transfers are refused because a whole zone is
+ * not for everybody, and no directive says for whom. */
 static unsigned
 read_query(struct dns_packet *p, unsigned flags, struct dns_query *q)
 {
@@ -396,11 +447,13 @@ read_query(struct dns_packet *p, unsigned flags, struct dns_query *q)
 	if (q->version > 0)
 		return BADVERS;
 	if (q->class != CLASS_IN || (q->type >= RR_IXFR && q->type < RR_ANY))
-		return REFUSED; /* transfers, and what RFC 1035 3.2.3 had */
+		return REFUSED; /* transfers, MAILB, MAILA (RFC 1035 3.2.3) */
 	return NOERROR;
 }
 
-/* The OPT record that an OPT is answered with (RFC 6891 6.1.1). */
+/* The OPT record that an OPT is answered with (RFC 6891 6.1.1), however full
+ * the message is: dns_answer() has kept its room.  An rcode has twelve bits
+ * with it, whose first eight stand here; of ours only BADVERS has any. */
 static void
 put_opt(struct dns_reply *o, unsigned rcode)
 {
@@ -437,6 +490,10 @@ dns_put_question(struct dns_reply *o, const struct dns_query *q)
 	put16(o, q->class);
 }
 
+/* The question is repeated as it came, upper and lower case: a client may have
+ * drawn the case at random, to know our reply from a forged one.  Behind a
+ * FORMERR or NOTIMP there is none: it was not read, or may be no question.  RA
+ * stays 0, because nobody else is asked for a client. */
 size_t
 dns_answer(const unsigned char *query, size_t len, unsigned char *reply,
     bool tcp)
