@@ -13,7 +13,9 @@
  *	dns_serve -> serve_link -> serve_udp_link -> take_message ->
  *	take_sections -> finish
  * Always true
- *	A turn's sockets are opened in dns_serve() only: dns_ask() opens none.
+ *	A turn's sockets are opened in dns_serve() only: dns_ask() opens none,
+ *	for `mailserv -r` asks between two turns, when nobody would tell
+ *	net_settle() of its deadline.
  *	A look-up that is pending is in dns.pending, once, and nowhere else.
  *	A reply is believed only from the server that was asked, to the port,
  *	the id and the question that were its own (RFC 5452 9.1).
@@ -30,12 +32,31 @@
 
 /* ---- the state: links, questions, the cache ------------------------------ */
 
+/*
+ * The way of a look-up, from dns_ask() to finish().  It is pending where it
+ * waits and where it has a link; with one, it may get another: for the same
+ * server, by TCP, after TC, or for the next one (next_server()).
+ *
+ *	dns_ask()
+ *	    |
+ *	    v
+ *	known() -- our zones or the cache have it ------> ended
+ *	    |  ^                                            ^
+ *	    |  +-- a CNAME leads elsewhere --+              |
+ *	    v                                |              |
+ *	waits for one of LINKS_MAX           |              |
+ *	    |                                |              |
+ *	    v start()                        |              |
+ *	has a link -- a good answer --> take_sections() ----+
+ *	    |                                               |
+ *	    +-- all servers have failed, twice -------------+
+ */
 enum {
 	DATAGRAMS = 32, /* of one socket in one turn: others wait too */
 	PART = (MESSAGE_MAX + 1) / DATAGRAMS, /* of dns.in, dns.out: for one */
 	TCP_IDLE = 30,       /* seconds, of a client (RFC 7766 6.2.3) */
 	SERVER_WAIT = 2,     /* seconds, for one server's answer */
-	ROUNDS = 2,          /* so often is each server asked */
+	ROUNDS = 2,          /* through all servers: UDP may lose a packet */
 	LINKS_MAX = 64,      /* sockets for look-ups; the rest waits in line */
 	LOOKUPS_MAX = 10000, /* 10 MiB; of 1,000 attempts each may have ten */
 	ANSWERS_MAX = 256,   /* of one look-up; nobody tries so many */
@@ -58,10 +79,11 @@ struct question {
 	unsigned tries;    /* servers that have failed */
 	bool stream;       /* ask the next server by TCP, after TC */
 	uint16_t id;
-	struct link *link;     /* where an answer is awaited, or NULL */
+	struct link *link;     /* where an answer is awaited; NULL: it waits */
 	struct question *next; /* in dns.pending */
 };
 
+/* What a type is called, or, made in room, its number. */
 static const char *
 type_name(unsigned type, char room[16])
 {
@@ -109,7 +131,12 @@ trace_message(const struct conn *c, char way, const unsigned char *data,
 /* Answer the datagrams that wait; a reply that cannot be sent is lost, as any
  * datagram may be.  All by two system calls, not two for each: 0.2 us of a
  * query's 4.4, for thirteen lines.  Of a query of over 2 KiB the rest is lost,
- * which makes it a FORMERR: a name and some options are never so long. */
+ * which makes it a FORMERR: a name and some options are never so long.
+ *
+ * What deserves no reply is left out: msgs[n] takes the place of those, with
+ * the address it came from, and n is never ahead of i.  sendmmsg() stops at one
+ * that cannot be sent, and fails when that is the first: it is then passed
+ * over.  More than DATAGRAMS wait in the socket, and wake the next turn. */
 static void
 serve_udp(struct conn *c)
 {
@@ -147,7 +174,8 @@ serve_udp(struct conn *c)
 }
 
 /* Put a message behind its length (RFC 1035 4.2.2).  A larger buffer is for
- * one message, so that idle clients stay small; false: not now. */
+ * one message, so that idle clients stay small; false: not now, because others
+ * are still in it, or there is no memory. */
 static bool
 put_stream(struct conn *c, const unsigned char *data, size_t len)
 {
@@ -176,7 +204,11 @@ stream_message(const struct conn *c, size_t *len)
 }
 
 /* Answer what has come whole, as long as the answers fit; then wait until the
- * client has read them.  A query that no buffer of ours holds is nonsense. */
+ * client has read them all.  A query stays in the buffer until its answer is in
+ * the other: where that does not fit it is answered anew, later, which is
+ * plainer than to keep it.  A client may end its side and still listen: he is
+ * closed when he has his answers.  A query that no buffer of ours holds is
+ * nonsense. */
 static void
 serve_client(struct conn *c)
 {
@@ -201,6 +233,9 @@ serve_client(struct conn *c)
 		c->doomed = true;
 }
 
+/* The ready list does not tell UDP's socket from TCP's: the kernel does.  Who
+ * is refused is told so in words, by net_accept(), which are no message of the
+ * DNS: to him they are a length of which too little follows. */
 static void
 serve_listener(struct conn *c)
 {
@@ -219,6 +254,8 @@ serve_listener(struct conn *c)
 
 /* ---- the resolver: how a look-up ends ------------------------------------ */
 
+/* The question gives its socket up: by link->q NULL that is nobody's, what
+ * still comes is not looked at, and dns_reap() frees it. */
 static void
 link_drop(struct question *q)
 {
@@ -231,7 +268,8 @@ link_drop(struct question *q)
 	srv.net.wake = 0; /* another look-up may wait for its place */
 }
 
-/* The look-up is no longer pending, if it was. */
+/* The look-up is no longer pending, if it was.  Links are given in the order of
+ * the list, so that those that end stand near its front: the walk is short. */
 static void
 unlist(struct question *q)
 {
@@ -248,7 +286,8 @@ unlist(struct question *q)
 	srv.dns.n_pending--;
 }
 
-/* How it fails, if it does; why may be what it has said already. */
+/* How it fails, if it does; why may be what it has said already, which is not
+ * to be printed into itself. */
 static void
 say_why(struct question *q, const char *why)
 {
@@ -268,7 +307,8 @@ say_errno(struct question *q, int error)
 
 static const char endless[] = "the chain of CNAMEs has no end";
 
-/* The one place where a look-up ends. */
+/* The one place where a look-up ends.  Nobody is called: who asked looks at the
+ * state in his own part of the turn, and finds it there until he drops it. */
 static void
 finish(struct question *q, enum lookup_state how, const char *why)
 {
@@ -291,7 +331,10 @@ finish(struct question *q, enum lookup_state how, const char *why)
 		    q->l.why);
 }
 
-/* Take the data of one record as an answer; false: it is none. */
+/* Take the data of one record as an answer; false: it is none.  An MX whose
+ * host is longer than HOST_MAX as text (only \DDD can make it so) counts as
+ * none: cut, it might be somebody else.  Of other types only the number of
+ * records is told. */
 static bool
 take_rdata(struct question *q, struct dns_packet p)
 {
@@ -315,7 +358,7 @@ take_rdata(struct question *q, struct dns_packet p)
 	return good;
 }
 
-/* Room for so many answers, within reason. */
+/* Room for so many answers, within reason, for a header may claim 65,535. */
 static bool
 make_room(struct question *q, size_t n)
 {
@@ -328,6 +371,10 @@ make_room(struct question *q, size_t n)
 
 /* ---- the resolver: what we know already ---------------------------------- */
 
+/* The only place that a name may have: a newer one that falls into it takes it.
+ * So there is nothing to search, to grow or to clean up, and who chooses names
+ * that meet here has made us ask again, no more.  Exercise: two places for
+ * each, and count how many questions that saves. */
 static struct cached *
 cache_slot(const struct dname *name, unsigned type)
 {
@@ -338,7 +385,9 @@ cache_slot(const struct dname *name, unsigned type)
 	return &srv.dns.cache[hash % CACHE_SLOTS];
 }
 
-/* Copy the outcome of one look-up to another; false: no memory. */
+/* Copy the outcome of one look-up to another, with answers of its own, for
+ * either may be freed first; but not its name, because that is what was asked:
+ * an alias of ours may have led both to one name.  False: no memory. */
 static bool
 copy_outcome(struct lookup *to, const struct lookup *from)
 {
@@ -357,7 +406,8 @@ copy_outcome(struct lookup *to, const struct lookup *from)
 }
 
 /* Remember how the question for this name has ended.  Without memory, or for
- * no seconds: do not. */
+ * no seconds: do not.  Failures come here, too: where no server answers, who
+ * asks next for the same mail host need not wait for each of them again. */
 static void
 cache_put(const struct question *q, const struct dname *name, uint32_t ttl)
 {
@@ -381,7 +431,8 @@ cache_get(struct question *q)
 	return true;
 }
 
-/* Take a set of our own zone as the answer. */
+/* Take a set of our own zone as the answer, in the order whose turn it is, as
+ * put_set() sends it. */
 static void
 take_set(struct question *q, struct rrset *set)
 {
@@ -401,7 +452,9 @@ take_set(struct question *q, struct rrset *set)
 }
 
 /* Look in our zones, along their CNAMEs, and in the cache.  True: the look-up
- * has ended; else somebody must be asked for q->name. */
+ * has ended; else somebody must be asked for q->name.  Nobody else is asked for
+ * what our zones hold, so that the cache has nothing of it: a zone that SIGHUP
+ * reads again counts at once.  What they delegate is others'. */
 static bool
 known(struct question *q)
 {
@@ -436,7 +489,10 @@ known(struct question *q)
 
 /* ---- the resolver: asking ------------------------------------------------ */
 
-/* Write the question into dns.out, under a new number; returns its length. */
+/* Write the question into dns.out, under a new number; returns its length.  A
+ * second try has another number, so that a forger has to begin again.  RD: the
+ * resolver is to follow delegations, because we do not.  There is no OPT: what
+ * is over 512 octets comes by TCP. */
 static size_t
 make_query(struct question *q)
 {
@@ -461,7 +517,8 @@ send_udp(struct link *link, const union address *to)
 {
 	struct conn *c = &link->c;
 
-	/* Its buffers stay empty: with room in them, poll() is asked. */
+	/* Its buffers stay empty, but are needed: net_settle() asks poll() for
+	 * what comes only where c->in has room. */
 	if (!net_connect(c, KIND_DNS, to, SOCK_DGRAM))
 		return false;
 	size_t len = make_query(link->q);
@@ -493,7 +550,10 @@ send_question(struct question *q, const union address *to)
 	return true;
 }
 
-/* Ask: the servers in their order, then all once more. */
+/* Ask: the servers in their order, then all once more.  One that cannot even be
+ * sent to, such as one of IPv6 where there is none, costs no time.  So a lack
+ * of our own, of descriptors, say, uses up all tries at once; it is forgotten
+ * after FAILURE_TTL. */
 static void
 start(struct question *q)
 {
@@ -539,10 +599,19 @@ struct good_reply {
 	bool home;                 /* its CNAMEs lead into a zone of ours */
 };
 
-/* In the answer section, go along the CNAMEs from q->name, up to a zone of
+/*
+ * In the answer section, go along the CNAMEs from q->name, up to a zone of
  * ours: of that nobody else knows more, and whom it has delegated is asked
  * himself.  Other names are none of our business: anybody may say anything of
- * them. */
+ * them.  Asked for www.a.test:
+ *
+ *	www.a.test	CNAME	x.b.test
+ *	mail.c.test	A	192.0.2.66	who asked for that?
+ *	x.b.test	A	192.0.2.1
+ *
+ * q->name ends as x.b.test.  Records may come in any order, so each CNAME that
+ * is found begins a new walk: g->p stays at the first record, for collect().
+ */
 static void
 follow(struct question *q, struct good_reply *g)
 {
@@ -565,7 +634,9 @@ follow(struct question *q, struct good_reply *g)
 	}
 }
 
-/* Collect the records of the name at the end of the chain, if it is theirs. */
+/* Collect the records of the name at the end of the chain, if it is theirs.
+ * All are read, also those that are not taken: a message that breaks off behind
+ * a good record is no good message, and what follows must be found. */
 static void
 collect(struct question *q, struct good_reply *g)
 {
@@ -583,7 +654,10 @@ collect(struct question *q, struct good_reply *g)
 }
 
 /* Behind the answers: how long "there is none" is true (RFC 2308 5), which
- * only an SOA says; and is it a referral? */
+ * only an SOA says, in the last four of its octets (two names and five numbers
+ * are 22 at least); and is it a referral?  A server that looks nothing up for
+ * others answers with NS records alone, which is no "there is none": taken for
+ * that, a domain would seem to have no MX, and its mail go to its address. */
 static void
 negative(struct good_reply *g)
 {
@@ -605,7 +679,10 @@ negative(struct good_reply *g)
 	g->referral &= !g->soa && !(g->flags & AA);
 }
 
-/* No such data, no such name, or a chain that goes on elsewhere or at home. */
+/* No such data, no such name, or a chain that goes on elsewhere or at home.
+ * Then the look-up begins anew with the name at its end, and each server has
+ * all its tries again; dns_serve() starts it in this turn, unless known() ends
+ * it.  NXDOMAIN is of the last name of a chain: that one goes nowhere. */
 static void
 take_negative(struct question *q, struct good_reply *g,
     const struct dname *asked)
@@ -625,6 +702,10 @@ take_negative(struct question *q, struct good_reply *g,
 	}
 }
 
+/* All answers of a reply are taken or none: when a later one is bad, what the
+ * first ones said is thrown away.  What stands behind them is not even read,
+ * unless there were none: nobody asked for it.  The cache has the outcome under
+ * the name that the servers were asked for: they said all of it. */
 static void
 take_sections(struct question *q, struct good_reply *g)
 {
@@ -675,7 +756,10 @@ is_reply_to(const struct question *q, struct good_reply *g)
 	    dns_same_name(&name, &q->name);
 }
 
-/* A message on a link: is it our reply, and what does it mean? */
+/* A message on a link: is it our reply, and what does it mean?  One that is not
+ * ours ends nothing: if it did, a forger who has found the port could end any
+ * look-up without its id.  We wait on for the true one, and only the log is
+ * told.  Of a reply that was cut off nothing is used: by TCP it comes whole. */
 static void
 take_message(struct link *link, const unsigned char *data, size_t len)
 {
@@ -709,6 +793,10 @@ take_message(struct link *link, const unsigned char *data, size_t len)
 	}
 }
 
+/* Strangers may have sent a flood before the answer: DATAGRAMS a turn are read,
+ * until one has ended the question here.  An error is what the kernel was told
+ * of our datagram: nobody listens there (ECONNREFUSED), which spares two
+ * seconds. */
 static void
 serve_udp_link(struct link *link)
 {
@@ -724,7 +812,11 @@ serve_udp_link(struct link *link)
 	}
 }
 
-/* After TC: connect, ask, and take the one reply (RFC 7766 5). */
+/* After TC: connect, ask, and take the one reply (RFC 7766 5).  deaf says that
+ * the connection is still being made.  The buffer grows to the length that the
+ * reply begins with.  A message in it stays there when take_message() has ended
+ * the question: dns_reap() frees it, at the end of the turn.  What is not our
+ * reply breaks it off: here nobody has forged it, and no other will come. */
 static void
 serve_tcp_link(struct link *link)
 {
@@ -770,6 +862,8 @@ serve_link(struct link *link)
 
 /* ---- the outside --------------------------------------------------------- */
 
+/* What fails at once looks like what fails later, so that callers have one way
+ * to hear of it: NULL is for a lack of memory alone. */
 struct lookup *
 dns_ask(const char *name, enum rr_type type)
 {
@@ -811,6 +905,8 @@ dns_drop(struct lookup *l)
 	free(q);
 }
 
+/* Those who wait for a link come last: then they get those that this turn has
+ * given up, and a name to which a CNAME has just led is asked for at once. */
 void
 dns_serve(void)
 {
@@ -833,6 +929,9 @@ dns_serve(void)
 	}
 }
 
+/* A link that net_settle() closed by itself, because the question could not be
+ * written, say, has not ended its look-up.  (A listener is no link, but a
+ * struct conn alone: net_listen().) */
 void
 dns_reap(void)
 {
