@@ -79,6 +79,9 @@ name_field(const unsigned char *data, size_t len)
 	return 0;
 }
 
+/* What stands at data was perhaps given as \# HEX, so that even a length may
+ * lie behind its end: need is then more than len, too.  Of strings there is one
+ * at least, which may be empty: RFC 1035 3.3.14 has no TXT without any. */
 size_t
 zone_field(char field, const unsigned char *data, size_t len)
 {
@@ -113,6 +116,9 @@ zone_fits(const char *shape, const unsigned char *data, size_t len)
 
 /* ---- names --------------------------------------------------------------- */
 
+/* \046 is a dot within a label, as \. is; \4 or \46 are neither, and are
+ * refused, for whoever wrote them meant three digits.  The NUL that ends the
+ * word is never passed, not even behind a backslash. */
 int
 zone_octet(const char **text)
 {
@@ -135,7 +141,8 @@ const char zone_bad_escape[] =
     "after \\ comes one character, or three digits up to 255";
 static const char long_name[] = "a name of over 255 octets";
 
-/* One label, up to its dot, is appended to n; NULL, or what is wrong. */
+/* One label, up to its dot, is appended to n; NULL, or what is wrong.  Its
+ * length is known when it ends, and goes to the octet that was left free. */
 static const char *
 label_parse(const char **text, struct dname *n)
 {
@@ -160,6 +167,10 @@ label_parse(const char **text, struct dname *n)
 	return NULL;
 }
 
+/* A dot at the end means that nothing is to be appended: "a.test." is a.test,
+ * but "a.test", with the origin lab.test, is a.test.lab.test.  So the last dot
+ * puts the root in the origin's place.  A dot alone is the one name that has no
+ * label, and @ is the origin (RFC 1035 5.1). */
 const char *
 zone_name(const char *text, const struct dname *origin, struct dname *n)
 {
@@ -189,6 +200,9 @@ zone_name(const char *text, const struct dname *origin, struct dname *n)
 	return NULL;
 }
 
+/* What is no printable octet, or would be a dot, becomes \DDD: four octets of
+ * text for one, so that only such names can be longer than text is, and nothing
+ * of them reaches the log, or a reply, as it came. */
 bool
 zone_name_text(const unsigned char *name, char *text)
 {
@@ -210,6 +224,9 @@ zone_name_text(const unsigned char *name, char *text)
 	return snprintf(text, HOST_MAX, "%s", all) < HOST_MAX;
 }
 
+/* Leave out labels until no more is left than the origin has: what the labels
+ * below hold does not count, and badlab.test, which ends like lab.test, has no
+ * label that ends where lab.test begins. */
 bool
 zone_within(const struct dname *name, const struct dname *origin)
 {
@@ -230,7 +247,12 @@ zone_within(const struct dname *name, const struct dname *origin)
 
 /* What nodes are found by, and how long it is: the labels of a name, the last
  * one first, in lower case, so that the key of a name begins with those of all
- * above it. */
+ * above it, and a walk down from the origin only makes it longer.
+ *
+ *	name	4 M a i l 3 l a b 4 t e s t 0
+ *	key	4 t e s t 3 l a b 4 m a i l
+ *
+ * No label is the beginning of another, because their lengths differ. */
 static size_t
 make_key(const unsigned char *name, unsigned char key[DOMAIN_MAX])
 {
@@ -245,7 +267,8 @@ make_key(const unsigned char *name, unsigned char key[DOMAIN_MAX])
 }
 
 /* Where a key's chain begins.  The origin, with which all keys begin, tells
- * nothing. */
+ * nothing.  There is no salt, as there is for addresses: who owns the zone has
+ * chosen its names, and a stranger who asks adds none. */
 static struct node **
 slot_of(const struct zone *z, const unsigned char *key, size_t len)
 {
@@ -278,8 +301,10 @@ zone_node(const struct zone *z, const unsigned char *name)
 	return find(z, key, make_key(name, key));
 }
 
-/* For tsearch(3): the order of keys, but what is below a name is equal to it.
- */
+/* For tsearch(3): the order of keys, but a key that is looked for is equal to
+ * all that begin with it, the names below it.  Those stand side by side in that
+ * order, so that a search finds one of them, if there is any.  It matters which
+ * of the two is looked for: glibc and musl pass that one first. */
 static int
 order(const void *name, const void *node)
 {
@@ -291,7 +316,13 @@ order(const void *name, const void *node)
 }
 
 /* A name exists where one below it does, too (RFC 4592 2.2.2), and has no node
- * then.  Of those below it the nearest is among the far ones. */
+ * then.  Of those below it the nearest is among the far ones: right above that
+ * one is the name itself, or one that has no node, either.
+ *
+ *	host1.example			a node
+ *	_tcp.host1.example		no node, yet it exists: far shows it
+ *	_ssh._tcp.host1.example		a far node
+ */
 static bool
 exists(const struct zone *z, const unsigned char *key, size_t len,
     const struct node **node)
@@ -303,7 +334,9 @@ exists(const struct zone *z, const unsigned char *key, size_t len,
 }
 
 /* Twice as many slots, so that there are two for each node: with one a query
- * looks at more of them, which is 0.02 us.  False: no memory. */
+ * looks at more of them, which is 0.02 us.  Chains are made anew, along the
+ * list of all nodes, so that nothing but the slots needs memory.  False: none.
+ */
 static bool
 grow(struct zone *z)
 {
@@ -324,6 +357,18 @@ grow(struct zone *z)
 	return true;
 }
 
+/*
+ * A node is one piece of memory, which is never moved, so that chains, the tree
+ * and the owners in answers may point into it:
+ *
+ *	| struct node | 4 M a i l ... 0 | ... 4 m a i l |
+ *	              name              key
+ *
+ * It is far where its name less the first label has no node.  (If that gets one
+ * later, it stays far, and shows what exists anyway.)  Where tsearch() finds a
+ * far one below it, it need not be in the tree itself: that one shows all the
+ * names that it would.
+ */
 struct node *
 zone_make_node(struct zone *z, const unsigned char *name)
 {
@@ -368,6 +413,9 @@ zone_set_of(const struct node *node, unsigned type)
 
 /* ---- what a zone answers ------------------------------------------------- */
 
+/* The longest origin: sub.lab.test, if we have that zone, knows more of its
+ * names than lab.test, which only delegates them.  Exercise: this walks all
+ * zones, for each query; who has a thousand wants a table here, too. */
 struct zone *
 zone_nearest(const struct conf *conf, const struct dname *name)
 {
@@ -392,7 +440,8 @@ nothing(const struct zone *z, enum zone_found what, struct zone_hit *hit)
 }
 
 /* The name exists, or a wildcard stands for it: has it the type?  No node:
- * there are but names below it. */
+ * there are but names below it.  An alias answers for all types but its own,
+ * and ANY: who asks for the CNAME wants to see it, not to follow it. */
 static enum zone_found
 at_node(const struct zone *z, const struct node *node, unsigned type,
     struct zone_hit *hit)
@@ -409,9 +458,21 @@ at_node(const struct zone *z, const struct node *node, unsigned type,
 	return set != NULL ? ZONE_ANSWER : ZONE_CNAME;
 }
 
-/* RFC 1034 4.3.2 step 3: match down, label by label, from the origin.  Where
+/*
+ * RFC 1034 4.3.2 step 3: match down, label by label, from the origin.  Where
  * that ends is the closest encloser, and only the wildcard right below it
- * counts: a name in between would be the closest encloser (RFC 4592 3.3.1). */
+ * counts: a name in between would be the closest encloser (RFC 4592 3.3.1).
+ * In the zone of RFC 4592 2.2.1 (tests/zones/wild.zone):
+ *
+ *	name, .example		match ends at	so the answer is
+ *	foo.bar			the origin	that of *
+ *	_telnet._tcp.host1	_tcp.host1	NXDOMAIN: no *._tcp.host1
+ *	_tcp.host1		itself		NODATA: it has no records
+ *	host.subdel		subdel		its NS: another zone begins
+ *
+ * It goes down, not up, because a delegation hides what is below it, glue, too:
+ * the uppermost counts.  At the origin NS records are the zone's own.
+ */
 enum zone_found
 zone_find(struct zone *z, const struct dname *name, unsigned type,
     struct zone_hit *hit)
@@ -440,6 +501,8 @@ zone_find(struct zone *z, const struct dname *name, unsigned type,
 
 /* ---- a zone's beginning and end ------------------------------------------ */
 
+/* The tree goes first, because its order looks into nodes.  z->far points to
+ * its root, and the root is found at once, whatever is below it. */
 void
 zone_free(struct zone *z)
 {
