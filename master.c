@@ -40,8 +40,15 @@ enum {
 
 /* ---- reading: words ------------------------------------------------------ */
 
-/* A file that is being read.  All of it is in memory, up to a NUL; words are
- * ended in place, and what stood there comes back with the next word. */
+/*
+ * A file that is being read.  All of it is in memory, up to a NUL; words are
+ * ended in place, and what stood there comes back with the next word, because
+ * it may mean something: "a;b" is a word and a comment.
+ *
+ *	the file	www IN A 192.0.2.1\n
+ *	one word later	www0IN A 192.0.2.1\n	0 is a NUL, held a blank
+ *		   word ^  ^ at
+ */
 struct source {
 	struct source *outer; /* whose $INCLUDE it is, or NULL */
 	struct stat st; /* device and inode: which file, whatever its path */
@@ -59,8 +66,8 @@ struct loader {
 	struct source *src;
 	struct spot spot; /* of the word at hand */
 	unsigned errors;  /* in this zone */
-	bool failed;      /* this entry: it has been complained of */
-	bool doubted;     /* this entry: a warning was given */
+	bool failed;  /* this entry: it was complained of, and is left out */
+	bool doubted; /* this entry: a warning was given */
 	bool no_memory;
 	bool soa_tried; /* so do not complain that there is none */
 
@@ -78,7 +85,9 @@ struct loader {
 	unsigned char rdata[RDATA_MAX];
 };
 
-/* Complain of the entry, once.  Always false. */
+/* Complain of the entry, once: the first fault often makes the others.  Always
+ * false, for `return wrong(...)`.  The subject is the file's, and may be long.
+ */
 static bool
 wrong(struct loader *ld, const char *subject, const char *what)
 {
@@ -90,7 +99,8 @@ wrong(struct loader *ld, const char *subject, const char *what)
 	return false;
 }
 
-/* Warn of the word at hand. */
+/* Warn of the word at hand.  Its record will remember: check_set() is not to
+ * warn of the same line for what follows from this. */
 static void
 doubt(struct loader *ld, const char *what)
 {
@@ -98,7 +108,9 @@ doubt(struct loader *ld, const char *what)
 	ld->doubted = true;
 }
 
-/* Go past blanks, comments, parentheses, and line ends within those. */
+/* Go past blanks, comments, parentheses, and line ends within those.  Other
+ * line ends stay, and end the entry.  A ) too many is told and passed over: the
+ * words behind it are of the entry that has failed. */
 static void
 skip_space(struct loader *ld)
 {
@@ -124,7 +136,8 @@ skip_space(struct loader *ld)
 }
 
 /* The end of the word at `at`.  What follows a backslash is in the word, but
- * for the end of the line. */
+ * for the end of the line: quoted or not, no word goes over it, or one quote
+ * that is missing would take the rest of the file with it. */
 static char *
 word_end(char *at, bool quoted)
 {
@@ -140,7 +153,9 @@ word_end(char *at, bool quoted)
 	}
 }
 
-/* The entry ends here: with the line, unless that is within parentheses. */
+/* The entry ends here: with the line, unless that is within parentheses, or
+ * with the file.  Nothing is held any more: what stands at src->at is put over
+ * itself by the next entry's first next_word(). */
 static void
 entry_ends(struct loader *ld)
 {
@@ -158,7 +173,10 @@ entry_ends(struct loader *ld)
 	}
 }
 
-/* Find the next word of this entry; false: there is none. */
+/* Find the next word of this entry; false: there is none, and the word is "".
+ * So callers that need one may look at it without asking, for "" is no name, no
+ * number and no type.  A quote that ends a word comes back as a blank, or it
+ * would begin the next one. */
 static bool
 next_word(struct loader *ld)
 {
@@ -197,7 +215,9 @@ end_entry(struct loader *ld)
 
 /* ---- reading: the fields of a record ------------------------------------- */
 
-/* Digits at *text, which moves behind them; too many are UINT32_MAX + 1. */
+/* Digits at *text, which moves behind them; too many are UINT32_MAX + 1: one
+ * that no field takes, and of which ttl_parse() can add some without going past
+ * 64 bits.  A sign, which strtoull() would take, is none. */
 static bool
 number_parse(const char **text, uint64_t *number)
 {
@@ -248,7 +268,8 @@ rdata_put(struct loader *ld, const void *octets, size_t len)
 	return true;
 }
 
-/* The word as a number: of two octets, of four, or a time of four. */
+/* The word as a number: of two octets, of four, or a time of four.  In network
+ * order the last octets of four are the number of two. */
 static bool
 take_number(struct loader *ld, char field)
 {
@@ -290,7 +311,13 @@ take_string(struct loader *ld)
 	return rdata_put(ld, octets, len + 1);
 }
 
-/* Would somebody who wrote this have meant something else? */
+/* Would somebody who wrote this have meant something else?
+ *
+ *	in lab.test	www CNAME 192.0.2.1		that is a name, too
+ *	in lab.test	@ MX 10 mail.lab.test		mail.lab.test.lab.test
+ *
+ * The second is found by what stands before the origin that was appended: it is
+ * within the origin itself.  Either may be meant, so that it is no error. */
 static void
 doubt_name(struct loader *ld, const struct dname *n)
 {
@@ -328,6 +355,8 @@ take_name(struct loader *ld, struct dname *n)
 	return what == NULL || wrong(ld, ld->word, what);
 }
 
+/* The word as a name in the data.  One whose quote has no end has failed: there
+ * is nothing to be doubted in it as well. */
 static bool
 take_target(struct loader *ld)
 {
@@ -351,7 +380,8 @@ take_address(struct loader *ld, int family, size_t len)
 	return rdata_put(ld, octets, len);
 }
 
-/* One field of a shape, from the word at hand. */
+/* One field of a shape, from the word at hand.  S takes all words there are, so
+ * that it can only be a shape's last letter. */
 static bool
 take_field(struct loader *ld, char field)
 {
@@ -394,7 +424,8 @@ take_hex(struct loader *ld)
 	return true;
 }
 
-/* \# LENGTH HEX: any type, known or not (RFC 3597 5). */
+/* \# LENGTH HEX: any type, known or not (RFC 3597 5).  Of a known one the data
+ * must have its shape: dns.c and the resolver read names from it unchecked. */
 static bool
 take_generic(struct loader *ld, const struct rr_kind *kind)
 {
@@ -416,6 +447,9 @@ take_generic(struct loader *ld, const struct rr_kind *kind)
 	return true;
 }
 
+/* The data: as \#, or a word for each letter of the shape.  The first word is
+ * found before it is known which; behind the last field none is looked for,
+ * because end_entry() does that. */
 static bool
 take_rdata(struct loader *ld)
 {
@@ -459,7 +493,8 @@ type_parse(const char *word)
 	return (uint16_t)number;
 }
 
-/* [TTL] [class] type, or [class] [TTL] type (RFC 1035 5.1). */
+/* [TTL] [class] type, or [class] [TTL] type (RFC 1035 5.1).  A time begins with
+ * a digit, and no type does: so they are told apart in either order. */
 static bool
 take_type(struct loader *ld)
 {
@@ -486,7 +521,9 @@ take_type(struct loader *ld)
 	return wrong(ld, "the record", "its type is missing");
 }
 
-/* The name at the start of the line, or the one before (RFC 1035 5.1). */
+/* The name at the start of the line, or the one before (RFC 1035 5.1).  It is
+ * the owner of the lines below also where the rest of its own is faulty: else
+ * each of them would be one more error. */
 static bool
 take_owner(struct loader *ld)
 {
@@ -532,7 +569,10 @@ ttl_of(struct loader *ld)
 	    0;
 }
 
-/* May this record stand at this place in a zone? */
+/* May this record stand at this place in a zone?  Where not, the node may stay
+ * behind without records, in a zone that nobody will be answered from.  That
+ * the SOA is missing is said once, or each record of the file would say it.  A
+ * CNAME stands alone, so that the first set tells of it. */
 static bool
 may_stand(struct loader *ld, const struct node *node, const char *owner)
 {
@@ -554,7 +594,9 @@ may_stand(struct loader *ld, const struct node *node, const char *owner)
 	return true;
 }
 
-/* The set for the record at hand; NULL: no memory. */
+/* The set for the record at hand, at the end of its node's; NULL: no memory.
+ * Records of one set with several TTLs would leave a cache one by one, and half
+ * a set be answered as the whole (RFC 2181 5.2): it has one. */
 static struct rrset *
 set_make(struct loader *ld, struct node *node)
 {
@@ -580,6 +622,9 @@ set_make(struct loader *ld, struct node *node)
 	return *at;
 }
 
+/* Names in the data are compared octet by octet: MX 10 A.test beside MX 10
+ * a.test is two records here, and one to a resolver.  Exercise: compare along
+ * the shape. */
 static bool
 has_record(const struct loader *ld, const struct rrset *set)
 {
@@ -610,7 +655,8 @@ set_append(struct loader *ld, struct rrset *set)
 	return true;
 }
 
-/* The record at hand is complete: put it where it belongs. */
+/* The record at hand is complete: put it where it belongs.  What is not in the
+ * zone has no place even as glue: its own zone tells its address. */
 static void
 add_record(struct loader *ld)
 {
@@ -670,7 +716,9 @@ load_ttl(struct loader *ld)
 
 /* A path is relative to the file that names it.  Origin and owner are then what
  * they were before; a TTL that the other file states stays in force, with $TTL
- * or as the last one, because it does in BIND, and with $TTL in NSD, too. */
+ * or as the last one, because it does in BIND, and with $TTL in NSD, too.
+ * This entry is read to its end before the other file's, which use the same
+ * loader. */
 static void
 load_include(struct loader *ld)
 {
@@ -740,7 +788,8 @@ load_entry(struct loader *ld)
 	}
 }
 
-/* Read the entries of an open file into the zone. */
+/* Read the entries of an open file into the zone.  Behind a NUL nothing is
+ * read: were that not an error, a zone that lacks its half would be served. */
 static void
 load_text(struct loader *ld, struct source *src, char *text, size_t len)
 {
@@ -756,7 +805,8 @@ load_text(struct loader *ld, struct source *src, char *text, size_t len)
 		wrong(ld, "NUL", "an octet that no master file has");
 }
 
-/* Is this file being read already?  It would include itself for ever. */
+/* Is this file being read already?  It would include itself for ever.  Paths do
+ * not tell: zone, ./zone and a link may be one file. */
 static bool
 is_loop(const struct source *src)
 {
@@ -767,7 +817,11 @@ is_loop(const struct source *src)
 	return false;
 }
 
-/* Read a whole file.  The loader is then back where it was. */
+/* Read a whole file.  The loader is then back where it was.  The text lives as
+ * long as its entries are read, its path, in zone.files, as long as the zone,
+ * for what check_zone() finds.  Until it is open, the spot is that of its
+ * $INCLUDE: that line is what has to be changed.  getdelim() says -1 of an
+ * empty file, too: hence feof(). */
 static void
 load_file(struct loader *ld, const char *path)
 {
@@ -803,7 +857,11 @@ load_file(struct loader *ld, const char *path)
 /* ---- the zone as a whole ------------------------------------------------- */
 
 /* What a teacher would say of this target of an MX, NS or SRV record of a node;
- * NULL: nothing, for it has an address, or is no name of this zone. */
+ * NULL: nothing, for it has an address, or is no name of this zone.
+ *
+ * It is looked for in two ways.  zone_find() answers as for a client, and knows
+ * wildcards, but stops where another zone begins; the node is there also below
+ * that: it is glue. */
 static const char *
 doubt_target(struct zone *z, const struct node *node, unsigned type,
     const struct dname *target)
@@ -831,7 +889,9 @@ doubt_target(struct zone *z, const struct node *node, unsigned type,
 }
 
 /* The same of an alias: a chain of them has an end, and a CNAME loop is an
- * error (RFC 1034 3.6.2). */
+ * error (RFC 1034 3.6.2).  Where the chain ends in nothing, its last alias is
+ * told of, which will be looked at as well; of those before it (i > 0) nothing.
+ */
 static const char *
 doubt_alias(struct zone *z, struct dname target)
 {
@@ -857,7 +917,9 @@ static const char bad_null_mx[] = "makes it a null MX, which must be the only"
 				  " MX, and of preference 0 (RFC 7505 3)";
 
 /* Warn of the targets in one set of MX, NS, SRV or CNAME records, which stand
- * behind some numbers of two octets, or none. */
+ * behind some numbers of two octets, or none.  A target of one octet is the
+ * root: nobody's name, but a word of its own, "no mail" of an MX, "no such
+ * service" of an SRV. */
 static void
 check_set(struct loader *ld, const struct node *node, const struct rrset *set)
 {
@@ -886,7 +948,9 @@ check_set(struct loader *ld, const struct node *node, const struct rrset *set)
 	}
 }
 
-/* Look at the whole, once all of it has been read. */
+/* Look at the whole, once all of it has been read.  Targets are looked at only
+ * where there was no error: the line that failed may be the one that is missed.
+ */
 static void
 check_zone(struct loader *ld)
 {
@@ -917,6 +981,10 @@ check_zone(struct loader *ld)
 				check_set(ld, node, set);
 }
 
+/* The loader holds the longest data there is, 64 KiB: too much for the stack.
+ * Where the origin is no name the root takes its place, and the file is read
+ * all the same: there may be more to be told.  An error in d keeps such a zone
+ * from being served. */
 struct zone *
 master_load(const char *origin, const char *file, struct diag *d)
 {
