@@ -40,6 +40,8 @@ skip_domain(const char *at)
 	}
 }
 
+/* "[" begins no domain, so one look tells which it is.  The literal is not
+ * kept: whether it is ours place.c asks, and route.c where it leads. */
 const char *
 path_skip_host(const char *at)
 {
@@ -48,7 +50,9 @@ path_skip_host(const char *at)
 	return *at == '[' ? address_literal(at, &literal) : skip_domain(at);
 }
 
-/* A backslash takes the next octet with it, but never past the end. */
+/* A backslash takes the next octet with it, but never past the end.  Anything
+ * else may stand there, even @ and >, which is why nobody looks for those from
+ * the front; what is not printable smtp.c has refused, in all of the line. */
 static const char *
 skip_quoted(const char *at)
 {
@@ -61,7 +65,8 @@ skip_quoted(const char *at)
 	return at + 1;
 }
 
-/* A Quoted-string, or a Dot-string of atoms. */
+/* A Quoted-string, or a Dot-string of atoms, none of them empty: neither a.@,
+ * .a@ nor a..b@ begins with one. */
 static const char *
 skip_local(const char *at)
 {
@@ -93,6 +98,10 @@ skip_route(const char *at)
 	}
 }
 
+/* Each fault is noted before its test, so that every way out has one; of a path
+ * that is good it says nothing.  The sizes of the parts come before that of the
+ * whole, because they say which part to shorten.  (mailbox is large enough: it
+ * holds at most what stood between < and >, and a NUL.) */
 const char *
 path_skip(const char *begin, struct path *path)
 {
