@@ -16,7 +16,9 @@
 #include <strings.h>
 #include "mailserv.h"
 
-/* Is a domain, or an address literal such as [127.0.0.1], ours? */
+/* Is a domain, or an address literal such as [127.0.0.1], ours?  A literal is
+ * where one of our listeners hears it, on whatever port: an address of mail has
+ * none, so each listener's is put in for the comparison. */
 static bool
 is_ours(const struct conf *conf, const char *domain)
 {
@@ -36,7 +38,8 @@ is_ours(const struct conf *conf, const char *domain)
 	return false;
 }
 
-/* A local part without the quoting of RFC 5321 4.1.2: "a\"b" is a"b. */
+/* A local part without the quoting of RFC 5321 4.1.2: "a\"b" is a"b.  So
+ * "alice"@localhost is alice's: quotes are no part of a name. */
 static void
 unquote(char *local)
 {
@@ -57,8 +60,18 @@ unquote(char *local)
 static enum place resolve(const struct conf *conf, const char *address,
     struct msg *m, unsigned depth);
 
-/* A local part of ours: user, then alias, then catch_all.  m NULL: it is only
- * asked. */
+/*
+ * A local part of ours: user, then alias, then catch_all.  m NULL: it is only
+ * asked.  Of an alias all lines count, each with what it leads to:
+ *
+ *	alias team alice		place_add(team@localhost): locals
+ *	alias team carol@else.test	alice, remotes carol@else.test
+ *
+ * One that leads to itself, over others perhaps, ends at ALIAS_DEPTH; where it
+ * leads nowhere else, conf_load() has refused it.  Exercise: how often is alice
+ * added, where three lines say "alias a a@localhost" and one "alias a alice"?
+ * Mark the aliases that were seen.
+ */
 static enum place
 resolve_local(const struct conf *conf, const char *local, struct msg *m,
     unsigned depth)
@@ -79,7 +92,9 @@ resolve_local(const struct conf *conf, const char *local, struct msg *m,
 	return found ? PLACE_LOCAL : PLACE_NOBODY;
 }
 
-/* Is the domain one that we relay for, and the local part known there? */
+/* Is the domain one that we relay for, and the local part known there?  Who is
+ * not is refused here, at RCPT: accepted, it would come back as a report to a
+ * sender who may be forged.  A postmaster is everywhere (RFC 5321 4.5.1). */
 static enum place
 place_remote(const struct conf *conf, const char *local, const char *domain)
 {
@@ -96,7 +111,12 @@ place_remote(const struct conf *conf, const char *local, const char *domain)
 	return PLACE_REMOTE;
 }
 
-/* Find out where an address leads, and, with a message, send it there. */
+/* Find out where an address leads, and, with a message, send it there.  The
+ * last @ parts it: a quoted local part may hold others.  Without one it is
+ * ours, as "postmaster" is, or an alias's user.  On the way out the address
+ * stays as it came, quotes and case: only the next host knows what they mean
+ * there.  A lack of memory is noted in the message, for the other aliases go
+ * on. */
 static enum place
 resolve(const struct conf *conf, const char *address, struct msg *m,
     unsigned depth)
