@@ -67,7 +67,21 @@ struct attempt {
 
 /* ---- the schedule: destinations ------------------------------------------ */
 
-/* FNV-1a over a name in lower case. */
+/*
+ * A message for a and b at lab, and c at edu; another for d at lab, who was
+ * told 450:
+ *
+ *	dest lab   first ---> [1: a b] <--- last
+ *	           delayed -> [2: d]   <--- delayed_last
+ *	dest edu   first ---> [1: c]   <--- last
+ *
+ * Each [ ] is a job.  Message 1 leaves queue/ when both of its jobs are over.
+ * The two ends of an empty list are left as they were, and not looked at.
+ */
+
+/* FNV-1a over a name, whatever its case.  There is no salt as in net.c: who may
+ * send through us could choose names that share a chain.  Exercise: do it, with
+ * 10,000 names, and measure. */
 static uint32_t
 hash_name(const char *name)
 {
@@ -94,7 +108,7 @@ message_bucket(const char *id)
 /* When should an attempt begin?  NEVER while one is under way that has not
  * shown that the host is alive, or as many as are useful.  Nor while those
  * under way can drain what waits, JOBS_A_RELAY each: so a few messages stay on
- * one connection, and arrive in order. */
+ * one connection, and arrive in order.  `delayed` alone never asks for more. */
 static msec
 dest_due(const struct dest *d)
 {
@@ -111,7 +125,8 @@ dest_due(const struct dest *d)
 
 /* Something has changed: wake in time for it.  Or forget the destination, for
  * it lives while a job or an attempt is its own, and while ETRN may not ask for
- * it: the caller may not look at it again. */
+ * it: the caller may not look at it again.  When ETRN's minute is over, nobody
+ * is woken: it goes when start_due() comes by. */
 static void
 dest_update(struct dest *d)
 {
@@ -200,7 +215,9 @@ job_delay(struct job *j, msec due)
 		d->delayed_last = j;
 }
 
-/* The next job of a destination: one whose own wait is over, or the oldest. */
+/* The next job of a destination: one whose own wait is over, or the oldest.  In
+ * this order, or a line that grows as fast as it is drained would hold up for
+ * ever who was told to come again.  next = 0: its next 4yz counts as a try. */
 static struct job *
 job_take(struct dest *d)
 {
@@ -243,6 +260,7 @@ retry_wait(unsigned fails)
 
 /* ---- messages in the queue ----------------------------------------------- */
 
+/* The caller owes its destination a dest_update(): this may be its last. */
 static void
 job_free(struct job *j)
 {
@@ -273,7 +291,9 @@ queued_free(struct queued *q)
 	free(q);
 }
 
-/* Give a message one more recipient, in the job of its destination. */
+/* Give a message one more recipient, in the job of its destination.  False: no
+ * memory; queued_free() the rest.  A wait does not outlive a restart: its end
+ * was told by the real clock, which may be wrong at a start. */
 static bool
 queued_add(struct queued *q, const struct rcpt *from)
 {
@@ -298,7 +318,7 @@ queued_add(struct queued *q, const struct rcpt *from)
 	j->rcpts = rcpts;
 	rcpts[j->n] = *from;
 	rcpts[j->n].reply = NULL;
-	rcpts[j->n].next = 0; /* at start everybody is due at once */
+	rcpts[j->n].next = 0;
 	rcpts[j->n].address = strdup(from->address);
 	return rcpts[j->n++].address != NULL;
 }
@@ -320,8 +340,8 @@ schedule(struct queued *q)
 	}
 }
 
-/* The queue's own record of an envelope; NULL: no memory.  Recipients that
- * are done are left out. */
+/* The queue's own record of an envelope, born now; NULL: no memory.  Recipients
+ * that are done are left out: nobody may be left. */
 static struct queued *
 queued_from(const struct envelope *e)
 {
@@ -420,7 +440,7 @@ load_one(const char *id)
 	if (q == NULL)
 		return false;
 	q->born -= believed_age(q->env.arrived);
-	/* Too late to say until when it is tried: one try, then a report. */
+	/* A warning says until when we try (put_status()): that is over. */
 	q->env.warned |= srv.wall - (msec)q->env.arrived * 1000 >=
 	    scaled(srv.conf->expire);
 	if (q->unscheduled == NULL) { /* the crash came right before M5 */
@@ -447,6 +467,19 @@ queue_load(bool first)
 
 /* ---- reports, and the operator ------------------------------------------- */
 
+/*
+ * A job with failures is in none of its destination's lists until it has gone
+ * one of these ways; the destination lives, because it still counts the job.
+ *
+ *	job_settle --> job_report --> report_submit
+ *	    ^              |                :  at the end of the turn
+ *	    |  nobody to   |          queue_commit --> committed
+ *	    |  tell, or no |                               |
+ *	    |  memory      v                               |
+ *	    +-------- report_done <------------------------+
+ *
+ * report_done() leaves nobody failed: they are done, or else delayed.
+ */
 static void job_settle(struct job *j);
 
 /* Neither delivered nor reported: the operator's (RFC 5321 6.1: no report of
@@ -494,8 +527,9 @@ report_done(struct job *j, bool told)
 	job_settle(j);
 }
 
-/* Begin a report to the sender; queue_commit() will end it.  False, errno:
- * ENOENT where there is nobody to tell, else ENOMEM. */
+/* Begin a report to the sender, mail like any other; queue_commit() will end
+ * it.  False, errno: ENOENT where there is nobody to tell, else ENOMEM.  The
+ * message keeps no warning's job, which is on warn_if_late()'s stack. */
 static bool
 report_submit(struct job *j, bool warning)
 {
@@ -537,7 +571,8 @@ job_report(struct job *j)
 }
 
 /* Tell the sender, once, that a message has become late: of all who still
- * wait for it, wherever.  Noted first: of two warnings and none, none is the
+ * wait for it, wherever; they are in several jobs, and in one place only in the
+ * envelope.  Noted first: of two warnings and none, none is the
  * lesser evil.  When too many are late at once, some wait for their next try,
  * because a day's backlog must not keep the turn. */
 static void
@@ -605,7 +640,9 @@ job_over(struct job *j)
 
 /* Where does a job go that no attempt holds any more?  Failed recipients are
  * reported first, together; then it waits, with its destination or, where
- * the host delayed them one by one, for their own time. */
+ * the host delayed them one by one, for their own time: the longest, because a
+ * job is in one list.  While others of it wait in the line, relay.c passes over
+ * the delayed. */
 static void
 job_settle(struct job *j)
 {
@@ -711,7 +748,8 @@ take_expired(struct job **at, struct job **end)
 	return end;
 }
 
-/* Give up on what has waited too long, whatever it waited for. */
+/* Give up on what has waited too long, whatever it waited for.  Only when a try
+ * has just failed: nothing is returned that the host would take by now. */
 static void
 dest_expire(struct dest *d)
 {
@@ -753,7 +791,8 @@ dest_failed(struct dest *d, const char *reason)
 	dest_expire(d);
 }
 
-/* The host takes mail: nothing for it needs to wait. */
+/* The host takes mail: nothing for it needs to wait.  A greeting alone shows
+ * less: who then hangs up would be tried every minute, for five days. */
 static void
 dest_worked(struct dest *d)
 {
@@ -771,7 +810,8 @@ dest_worked(struct dest *d)
 
 /* ---- attempts ------------------------------------------------------------ */
 
-/* Begin an attempt for a destination that is due. */
+/* Begin an attempt for a destination that is due.  Without memory it waits, as
+ * if the host had failed, or it would be due again in every turn. */
 static void
 attempt_start(struct dest *d)
 {
@@ -807,7 +847,8 @@ attempt_job(struct attempt *a)
 	return j;
 }
 
-/* The attempt is finished.  It is freed, and perhaps its destination, too. */
+/* The attempt is finished.  It is freed, and perhaps its destination, too.  Was
+ * it the last, then the next one probes again. */
 static void
 attempt_end(struct attempt *a)
 {
@@ -828,7 +869,8 @@ attempt_end(struct attempt *a)
 	dest_update(d);
 }
 
-/* The content of a job, whole; -1: errno. */
+/* The content of a job, whole; -1: errno.  One that a repair of the disk has
+ * cut short would be sent as if it ended there. */
 static int
 open_content(const struct job *j)
 {
@@ -863,7 +905,9 @@ job_unreadable(struct job *j, const char *why)
 	job_settle(j);
 }
 
-/* The host waits: give it the next message, or let it go. */
+/* The host waits: give it the next message, or let it go.  One that is deleted,
+ * or cannot be read, makes way for the next; but where there is no descriptor
+ * for this one, there is none for the next, either. */
 static void
 attempt_send(struct attempt *a)
 {
@@ -904,9 +948,17 @@ attempt_sent(struct attempt *a)
 	job_settle(j);
 }
 
-/* No host, or it was lost.  One that took messages before has only had
- * enough of this connection; one of several tells how many are welcome.  What
- * ETRN asked for is no try: a stranger must not lengthen the wait. */
+/*
+ * No host, or it was lost.  What that tells of the destination:
+ *
+ *	our content failed         nothing
+ *	others are connected       so many are welcome: no wait
+ *	it took a message before   it had enough of this connection: no wait
+ *	ETRN asked for this        nothing: no stranger may lengthen the wait
+ *	else                       it is dead, or wants nothing: dest_failed()
+ *
+ * The job goes back first, so that dest_failed() may find it expired.
+ */
 static void
 attempt_lost(struct attempt *a)
 {
@@ -987,7 +1039,8 @@ queue_due(void)
 
 /* Start an attempt for every destination that is due, and find the next due
  * time.  A walk over all of them, but only when one is due: a heap would save
- * it, and cost sixty lines.  It begins where the last one had to stop. */
+ * it, and cost sixty lines.  It begins where the last one had to stop, or the
+ * dead ones in the first chains would take every place that is free again. */
 static void
 start_due(void)
 {
@@ -1014,7 +1067,8 @@ start_due(void)
 }
 
 /* queue/.hosts, for -q: who fails, how often, until when and why.  Replaced by
- * rename and not synced, for nothing is lost with it. */
+ * rename and not synced, for nothing is lost with it.  Where the disk is full,
+ * the old one stays until something changes: it is not asked every turn. */
 static void
 write_hosts(void)
 {
@@ -1051,7 +1105,7 @@ queue_serve(void)
 		write_hosts();
 }
 
-/* What became of one message of the commit. */
+/* What became of one message of the commit; reports and orphans are dropped. */
 static void
 committed(struct msg *m)
 {
@@ -1104,6 +1158,7 @@ queue_stop(void)
 	}
 }
 
+/* `fails` stays: a host that is still dead gets the wait that was next. */
 void
 queue_flush(void)
 {
