@@ -44,6 +44,13 @@ enum {
  * message, for the next server and not for us; and a dot at the start of a
  * line is doubled (RFC 5321 4.5.2).  *last: the octet before the slice, '\n'
  * at first.  to: room for 2 * len octets.
+ *
+ *	in the file   . h i LF         a CR    b LF
+ *	on the wire   . . h i CR LF    a CR LF b CR LF
+ *
+ * smtp.c takes no CR but in CR LF; yet files may be edited, and moved back
+ * from failed/.  That a CR was a line's end is known before its LF comes, which
+ * is then passed over: so a slice may end between the two.
  */
 static size_t
 dots_put(char *last, const char *from, size_t len, char *to)
@@ -77,7 +84,8 @@ dots_end(char last)
 
 /* ---- the dialogue: where it stands --------------------------------------- */
 
-/* Whose reply is expected next, or what else is. */
+/* Whose reply is expected next, or what else is.  The order counts: before
+ * AT_GREETING no host has been reached, and from AT_LOST on none will be. */
 enum stage {
 	AT_LOOKUP,
 	AT_CONNECT,
@@ -101,7 +109,8 @@ enum stage {
 enum patience { FOR_REPLY, FOR_CONNECT, FOR_DOT, FOR_BYE };
 
 /* A connection.  It leaves its relay when it is given up, and lives until it
- * is closed; then relay_reap() frees it. */
+ * is closed, because a QUIT may have to leave first; then relay_reap() frees
+ * it.  Meanwhile its relay may have another, to the next host. */
 struct link {
 	struct conn c;       /* first: see struct conn */
 	struct relay *owner; /* NULL: given up */
@@ -205,7 +214,8 @@ turn_soon(void)
 	srv.net.wake = 0;
 }
 
-/* Wait for what the stage waits for, from now on. */
+/* Wait for what the stage waits for, from now on.  The whole reply has this
+ * time: a host that says a line of it every four minutes gains nothing. */
 static void
 relay_arm(struct relay *r)
 {
@@ -236,7 +246,8 @@ relay_enter(struct relay *r, enum stage next)
 }
 
 /* Say one line; `of` is the stage that waits for its reply.  A line that is
- * cut loses its ">": no host takes it for a shorter address. */
+ * cut loses its ">": no host takes it for a shorter address.  There is room,
+ * because no more is unanswered than one group of commands, and a QUIT. */
 __attribute__((format(printf, 3, 4))) static void
 relay_say(struct relay *r, enum stage of, const char *fmt, ...)
 {
@@ -248,7 +259,7 @@ relay_say(struct relay *r, enum stage of, const char *fmt, ...)
 	va_end(ap);
 	bool fits = net_say(&r->link->c, line, stages[of].rfc);
 
-	assert(fits); /* what was said before has been answered */
+	assert(fits);
 	(void)fits;
 	net_touch(&r->link->c);
 }
@@ -256,7 +267,9 @@ relay_say(struct relay *r, enum stage of, const char *fmt, ...)
 /* ---- the dialogue: hosts that fail --------------------------------------- */
 
 /* Let the connection go.  It closes once a QUIT has left, but at once where
- * content is under way: only the dot that belongs there may end that. */
+ * content is under way: only the dot that belongs there may end that.  A dot
+ * that still waits in `out` would follow, and the host deliver a message that
+ * the next one is about to get, too. */
 static void
 relay_release(struct relay *r)
 {
@@ -283,7 +296,8 @@ relay_note(struct relay *r, const char *what, const char *detail)
 	    "host failed: %s", r->news.reason);
 }
 
-/* Begin to connect to one address.  False: not even that. */
+/* Begin to connect to one address.  False: not even that; the reason is noted.
+ * What the last host could do is forgotten: this one may not know SIZE. */
 static bool
 relay_connect(struct relay *r, const struct hop *hop)
 {
@@ -309,7 +323,8 @@ relay_connect(struct relay *r, const struct hop *hop)
 	return true;
 }
 
-/* Try what is left of the route. */
+/* Try what is left of the route.  A job in hand stays there: relay_ready() will
+ * offer the next host those whose fate this one has not told. */
 static void
 relay_next_hop(struct relay *r)
 {
@@ -322,8 +337,9 @@ relay_next_hop(struct relay *r)
 	relay_enter(r, AT_LOST);
 }
 
-/* Has all of a message left?  The dot is the last of it.  A link that is gone
- * had something that could not be written: see relay_reap(). */
+/* Has all of a message left?  The dot is the last of it.  It may be no further
+ * than in our kernel, and nobody tells; but it may be there, too.  A link that
+ * is gone had something that could not be written: see relay_reap(). */
 static bool
 dot_has_left(const struct relay *r)
 {
@@ -332,11 +348,18 @@ dot_has_left(const struct relay *r)
 }
 
 /*
- * The host has failed.  With a message in hand, or before, the next one is
- * tried; not where the host may have taken it, or every host of a domain
- * could deliver it once: the queue tries again later (RFC 1047 2).  An idle
- * host that leaves ends the pass, too: it has shown that it is alive.  After
- * QUIT nothing can fail: all that comes, a 221 or silence, is the end.
+ * The host has failed.
+ *
+ *	no answer, no welcome, or a     the next host is tried, with the
+ *	message that is not all there   same message
+ *	the dot has left, no reply      it may have taken it: were the next one
+ *	                                tried, every host of the domain could
+ *	                                deliver it once: later (RFC 1047 2)
+ *	421 to the dot                  it has not: the next host
+ *	nothing in hand                 it is alive, and has had enough: later
+ *	QUIT was said                   a 221 or silence, all is the end
+ *
+ * settled: what was in hand has its answer, which the queue has not heard yet.
  */
 static void
 relay_failed(struct relay *r, const char *what, const char *detail)
@@ -383,8 +406,8 @@ rcpt_judge(struct relay *r, struct rcpt *rcpt, const char *reply)
 	    rcpt->address, r->peer, reply);
 }
 
-/* The reply is meant for all that were taken by RCPT, or for the others that
- * still wait. */
+/* The reply is meant for all that were taken by RCPT (to DATA or the dot),
+ * or for the others that still wait (to MAIL: nobody is taken yet). */
 static void
 judge_offers(struct relay *r, bool taken)
 {
@@ -394,7 +417,8 @@ judge_offers(struct relay *r, bool taken)
 			rcpt_judge(r, r->offers[i].rcpt, r->reply);
 }
 
-/* The job in hand is done, as far as one transaction goes. */
+/* The job in hand is done, as far as one transaction goes: relay_step() tells
+ * the queue, which sends it again if some of its recipients still wait. */
 static void
 relay_settle(struct relay *r)
 {
@@ -403,7 +427,8 @@ relay_settle(struct relay *r)
 	r->news.delivered++;
 }
 
-/* Nobody is left in this transaction: end it. */
+/* Nobody is left in this transaction: end it.  The queue need not wait for the
+ * reply to write down what became of them. */
 static void
 relay_reset(struct relay *r)
 {
@@ -420,7 +445,9 @@ sent_size(const struct envelope *e)
 	return e->head > 0 ? e->size - e->head - 1 : e->size;
 }
 
-/* Why the host cannot even be offered this message; NULL: it can. */
+/* Why the host cannot even be offered this message; NULL: it can.  For all of
+ * its recipients that is the end.  Exercise: ask the other hosts of the domain
+ * first, of which one may take more; what if it is down today? */
 static const char *
 obstacle(const struct relay *r)
 {
@@ -446,8 +473,19 @@ say_mail(struct relay *r)
 	    e->eightbit ? " BODY=8BITMIME" : "");
 }
 
-/* Say as much as may be said now: all of it where the host does PIPELINING,
- * DATA last (RFC 2920 3.1); else a command for a reply. */
+/*
+ * Say as much as may be said now: all of it where the host does PIPELINING,
+ * DATA last (RFC 2920 3.1); else a command for a reply.
+ *
+ *	> MAIL, RCPT, RCPT, DATA        > MAIL
+ *	< 250, 550, 550, 354            < 250
+ *	> .                             > RCPT
+ *	< 554                           < 550 ...
+ *	                                > RSET
+ *
+ * On the left DATA is said before anybody was taken, and cannot be unsaid: see
+ * hear_data().
+ */
 static void
 relay_ask(struct relay *r)
 {
@@ -464,7 +502,8 @@ relay_ask(struct relay *r)
 	}
 }
 
-/* Begin the transaction for the job in hand. */
+/* Begin the transaction for the job in hand, with as many as still wait and one
+ * transaction takes.  Nobody: then no reply will come to move us on. */
 static void
 relay_begin(struct relay *r)
 {
@@ -489,7 +528,9 @@ relay_begin(struct relay *r)
 	}
 }
 
-/* Move content into the buffer while there is room. */
+/* Move content into the buffer while there is room: some 50 KiB a turn, so that
+ * one large message does not hold up everybody.  n: 1 no room, 0 the end.  The
+ * place in the file is ours, because the next host would begin at its top. */
 static void
 relay_pour(struct relay *r)
 {
@@ -552,7 +593,8 @@ relay_ready(struct relay *r)
 }
 
 /* A reply to MAIL or RCPT was understood: go on to the next, if there is any
- * hope.  With PIPELINING all has been said, and all replies must come. */
+ * hope.  With PIPELINING all has been said, and all replies must come: were one
+ * left, it would be taken for that of the next command. */
 static void
 relay_onward(struct relay *r)
 {
@@ -576,7 +618,8 @@ hear_mail(struct relay *r)
 }
 
 /* Some were taken and this one is too many: RFC 5321 4.5.3.1.10 knows two
- * codes for that.  It waits for the next transaction, which gets further. */
+ * codes for that.  It waits for the next transaction, which gets further.  But
+ * where nobody was taken, it would be the same again, at once and for ever. */
 static void
 hear_rcpt(struct relay *r)
 {
@@ -717,7 +760,9 @@ relay_line(struct relay *r, enum line found, const char *line, size_t len)
 		relay_hear(r);
 }
 
-/* Take in what has arrived, up to where the connection is given up. */
+/* Take in what has arrived, up to where the connection is given up.  The end
+ * comes last: "421 too busy" and a close may arrive together, and the words say
+ * more.  A line that is too long has said enough: its end may never come. */
 static void
 relay_read(struct relay *r)
 {
@@ -739,7 +784,9 @@ relay_read(struct relay *r)
 
 /* ---- relays: from beginning to end --------------------------------------- */
 
-/* Serve the connection, if this turn has brought it something. */
+/* Serve the connection, if this turn has brought it something.  It is read
+ * before content is put, which a refusal makes needless, and late comes last: a
+ * reply of this turn has moved the deadline. */
 static void
 relay_serve(struct relay *r)
 {
@@ -792,6 +839,8 @@ relay_open(const char *domain)
 	return r;
 }
 
+/* `settled` is told before the stage, which may be READY already: hearing that
+ * first, the queue would put the next job in the place of this one. */
 enum relay_state
 relay_step(struct relay *r)
 {
