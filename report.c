@@ -28,6 +28,35 @@
 
 enum { HEADER_MAX = 65536 }; /* of an original: more tells nobody more */
 
+/*
+ * What is made here, in short:
+ *
+ *	Content-Type: multipart/report; ... boundary="6445941624000e5f"
+ *
+ *	--6445941624000e5f                        put_explanation()
+ *	Content-Type: text/plain; ...
+ *
+ *	Your message could not be delivered to:
+ *	  <bob@lab.test>
+ *	    550 5.1.1 no such user
+ *	--6445941624000e5f
+ *	Content-Type: message/delivery-status
+ *
+ *	Reporting-MTA: dns; mail.test
+ *	                                          put_status(), for each
+ *	Final-Recipient: rfc822; bob@lab.test
+ *	Action: failed
+ *	Status: 5.1.1
+ *	--6445941624000e5f                        put_original()
+ *	Content-Type: text/rfc822-headers
+ *
+ *	Subject: hello
+ *	--6445941624000e5f--
+ *
+ * The boundary is the report's own id, so that no line of the original can be
+ * one: that was written before there was such an id.
+ */
+
 /* Write formatted text into a report, which must be 7-bit (RFC 3464 2.1.1).
  * What came from outside is one line already: relay.c keeps a reply so, in
  * half of the room that is here, and put_original() goes line by line. */
@@ -66,7 +95,8 @@ tells_of(const struct msg *m, const struct rcpt *r)
 	return r->state == (m->warning ? RCPT_WAITING : RCPT_FAILED);
 }
 
-/* What a person reads. */
+/* What a person reads.  A host's words stand there as they came, because they
+ * may say what to do ("550 ask to be listed at ..."), which we cannot know. */
 static void
 put_explanation(struct msg *m, const struct job *j)
 {
@@ -86,10 +116,18 @@ put_explanation(struct msg *m, const struct job *j)
 			 "not be tried again");
 }
 
-/* The enhanced status code in a reply, its numbers of three digits at most
+/*
+ * The enhanced status code in a reply, its numbers of three digits at most
  * (RFC 3463 2); where it has none, or one that its own first digit contradicts,
  * that digit's class alone; without a digit the report's.  A 4.y.z stays also
- * in a failure: expiry is one. */
+ * in a failure: expiry is one.
+ *
+ *	550 5.1.1 no such user     5.1.1
+ *	450 later                  4.0.0
+ *	550 4.2.1 confused         5.0.0
+ *	4.4.7 expired; last: ...   4.4.7: a reason of our own
+ *	nothing                    5.0.0; in a warning 4.0.0
+ */
 static void
 status_of(const char *reply, bool warning, char status[12])
 {
@@ -134,9 +172,10 @@ put_status(struct msg *m, const struct job *j, const struct rcpt *r)
 	put(m, "\n");
 }
 
-/* The original's header, without our own Return-Path: line.  A line is cut at
- * 900 octets, which is less than put() holds and than the 998 that a line of a
- * message may have (RFC 5322 2.1.1). */
+/* The original's header, without our own Return-Path: line; not its content,
+ * because the sender has that, and who was only named as the sender is spared
+ * 50 MB.  A line is cut at 900 octets, which is less than put() holds and than
+ * the 998 that a line of a message may have (RFC 5322 2.1.1). */
 static void
 put_original(struct msg *m, const struct envelope *e, bool patient)
 {
@@ -146,7 +185,8 @@ put_original(struct msg *m, const struct envelope *e, bool patient)
 	    pread(fd, text, HEADER_MAX, (off_t)e->head) :
 	    -1;
 
-	/* What cannot be read now may be later. */
+	/* What cannot be read now may be later; and who is not patient gets a
+	 * report without it, rather than none. */
 	if (len < 0 && patient)
 		m->error = errno;
 	put(m, "--%s\nContent-Type: text/rfc822-headers\n\n", m->id);
@@ -167,7 +207,8 @@ put_original(struct msg *m, const struct envelope *e, bool patient)
 }
 
 /* Three parts (RFC 3464 2): for a person; for a program, who is told first who
- * reports (RFC 3464 2.2.2); and the original's header. */
+ * reports (RFC 3464 2.2.2); and the original's header.  For Auto-Submitted's
+ * sake the sender's holiday program does not answer. */
 void
 report_write(struct msg *m, const struct job *j, bool patient)
 {
