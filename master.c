@@ -530,8 +530,11 @@ take_owner(struct loader *ld)
 	if (ld->indented)
 		return ld->owner.len > 0 ||
 		    wrong(ld, ld->word, "there is no owner before this line");
-	if (!take_name(ld, &ld->owner))
+	struct dname owner; /* of its own, because a faulty one is half made */
+
+	if (!take_name(ld, &owner))
 		return false;
+	ld->owner = owner;
 	doubt_name(ld, &ld->owner);
 	next_word(ld);
 	return true;

@@ -333,6 +333,10 @@ static const struct fault_row {
 	{ TOP "a.com. A 1.2.3.4", "4: a.com: is not in the zone\n" },
 	{ TOP "xexample. A 1.2.3.4", "4: xexample: is not in the zone\n" },
 	{ " A 1.2.3.4", "1: A: there is no owner before this line\n" },
+	/* what is half made owns nothing */
+	{ TOP L63 " A 1.1.1.1\nxxxx." L63 "\\400 A 1.2.3.4\n A 1.2.3.5",
+	    "5: xxxx." L63 "\\400: after \\ comes one character, or three"
+	    " digits up to 255\n" },
 	{ TOP "$FOO", "4: $FOO: no such directive\n" },
 	{ TOP "$ORIGIN a b", "4: b: nothing may follow here\n" },
 	{ TOP "$ORIGIN", "4: : an empty name\n" },
