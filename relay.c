@@ -754,7 +754,7 @@ relay_line(struct relay *r, enum line found, const char *line, size_t len)
 		relay_failed(r, "makes no sense: ", r->reply);
 		return;
 	}
-	if (r->stage == AT_EHLO && r->lines > 1 && len > 3)
+	if (r->stage == AT_EHLO && code == 250 && r->lines > 1 && len > 3)
 		note_extension(r, line + 4);
 	if (line[3] != '-')
 		relay_hear(r);
