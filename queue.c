@@ -240,11 +240,12 @@ job_take(struct dest *d)
 	return j;
 }
 
-/* A duration of the queue: in a laboratory a second counts as many. */
+/* A duration of the queue: in a laboratory a second counts as many.  Rounded up,
+ * because after a wait of nothing a job would be due again in the same turn. */
 static msec
 scaled(msec duration)
 {
-	return duration / srv.conf->time_scale;
+	return (duration + srv.conf->time_scale - 1) / srv.conf->time_scale;
 }
 
 /* How long to wait after this many failures in a row (RFC 5321 4.5.4.1). */
@@ -925,8 +926,10 @@ attempt_send(struct attempt *a)
 			job_unreadable(j, strerror(errno));
 	}
 	if (j != NULL && a->fd < 0) {
-		dest_failed(a->dest, strerror(errno));
-		job_enqueue(j, true);
+		const char *why = strerror(errno);
+
+		job_enqueue(j, true); /* before all that wait are looked at */
+		dest_failed(a->dest, why);
 		j = NULL;
 	}
 	a->job = j;
@@ -1143,6 +1146,8 @@ queue_commit(void)
 		next = m->next;
 		committed(m);
 	}
+	if (srv.spool.commit != NULL)
+		srv.net.wake = 0; /* for a warning that was made just now */
 }
 
 void

@@ -644,6 +644,30 @@ START_TEST(no_warning_past_expire)
 }
 END_TEST
 
+/* A report that the disk refuses makes its message wait: should it be late, the
+ * warning is made when the commit is over, and the next turn must not be long
+ * in coming. */
+START_TEST(warning_made_in_a_commit)
+{
+	receive("alice@mail.test", "x@far.test");
+	turn();
+	struct job *j = ready(only());
+
+	later(4);
+	say(j, RCPT_FAILED, "550 no");
+	only()->state = RELAY_SENT;
+	queue_serve();
+	ck_assert_ptr_nonnull(srv.spool.commit);
+	srv.spool.commit->error = ENOSPC;
+	srv.net.wake = NEVER;
+	queue_commit();
+	ck_assert_ptr_nonnull(srv.spool.commit);
+	ck_assert_int_eq(srv.net.wake, 0);
+	queue_commit();
+	ck_assert_ptr_nonnull(strstr(report(), "\nSubject: Delayed mail "));
+}
+END_TEST
+
 /* A warning that the disk refuses is not tried again, and harms nobody. */
 START_TEST(warning_that_cannot_be_stored)
 {
@@ -1245,6 +1269,22 @@ START_TEST(time_scale)
 }
 END_TEST
 
+/* No wait becomes none, or what cannot be sent would be due for ever. */
+START_TEST(time_scale_of_less_than_nothing)
+{
+	char name[128];
+
+	srv.conf->time_scale = 1000000;
+	srv.conf->n_retry = 1;
+	snprintf(name, sizeof(name), "mailserv-data/queue/%s.msg",
+	    receive("alice@mail.test", "a@far.test"));
+	ck_assert_int_eq(unlink(name), 0);
+	turn();
+	nothing_left();
+	ck_assert_int_eq(queue_due(), srv.now + 1);
+}
+END_TEST
+
 /* An hour back, a year ahead: neither early, nor late, nor lost. */
 START_TEST(clock_steps)
 {
@@ -1671,6 +1711,7 @@ main(void)
 	tcase_add_test(tc, warning_of_a_delay);
 	tcase_add_test(tc, no_warning);
 	tcase_add_loop_test(tc, no_warning_past_expire, 0, 2);
+	tcase_add_test(tc, warning_made_in_a_commit);
 	tcase_add_test(tc, warning_that_cannot_be_stored);
 	tcase_add_test(tc, warnings_have_a_limit);
 	tcase_add_test(tc, expiry_has_a_limit);
@@ -1696,6 +1737,7 @@ main(void)
 	tcase_add_test(tc, lost_after_success);
 	tcase_add_test(tc, attempts_have_a_limit);
 	tcase_add_test(tc, time_scale);
+	tcase_add_test(tc, time_scale_of_less_than_nothing);
 	tcase_add_test(tc, clock_steps);
 	tcase_add_test(tc, own_waits_in_order);
 	tcase_add_test(tc, delayed_for_the_last_time);
