@@ -125,7 +125,7 @@ dns_get_rr(struct dns_packet *p, struct rr *rr)
 	rr->data = *p;
 	p->at += len < left ? len : left;
 	rr->data.len = p->at;
-	if (rr->ttl > INT32_MAX)
+	if (rr->ttl > INT32_MAX && rr->type != RR_OPT)
 		rr->ttl = 0; /* RFC 2181 8 */
 }
 
@@ -206,7 +206,7 @@ put_name(struct dns_reply *o, const unsigned char *name, bool compress)
 		size_t at = o->len;
 
 		put_data(o, name, *name + 1u);
-		if (at < 0x4000 && o->n_names < NAMES_MAX)
+		if (!o->full && at < 0x4000 && o->n_names < NAMES_MAX)
 			o->names[o->n_names++] = (uint16_t)at;
 	}
 	put_data(o, "", 1);

@@ -685,9 +685,12 @@ static void
 refuse(int fd, const char *busy, const char *reason)
 {
 	char line[REASON_MAX];
-	int len = snprintf(line, sizeof(line), "%s%s\r\n", busy, reason);
+	int len = busy == NULL ?
+	    0 :
+	    snprintf(line, sizeof(line), "%s%s\r\n", busy, reason);
 
-	if (send(fd, line, (size_t)len, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
+	if (len > 0 &&
+	    send(fd, line, (size_t)len, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
 		log_event(PART_MAIN, "-", "refused unheard: %s", reason);
 	discard_input(fd);
 	close(fd);

@@ -263,7 +263,7 @@ struct conn *net_listen(enum kind kind, const union address *a, int type);
  * begins with its struct conn, in the poll set, with SMALL_BUF both ways;
  * NULL when nobody waits.  A client that may not come in (max_clients,
  * max_per_client, no descriptor, no memory) is told `busy` and the reason in
- * words, and closed.
+ * words, or nothing (busy NULL), and closed.
  */
 struct conn *net_accept(struct conn *listener, size_t size, const char *busy);
 

@@ -234,8 +234,7 @@ serve_client(struct conn *c)
 }
 
 /* The ready list does not tell UDP's socket from TCP's: the kernel does.  Who
- * is refused is told so in words, by net_accept(), which are no message of the
- * DNS: to him they are a length of which too little follows. */
+ * is refused hears nothing, because words are no message of the DNS. */
 static void
 serve_listener(struct conn *c)
 {
@@ -248,7 +247,7 @@ serve_listener(struct conn *c)
 		serve_udp(c);
 		return;
 	}
-	while ((client = net_accept(c, sizeof(struct link), "")) != NULL)
+	while ((client = net_accept(c, sizeof(struct link), NULL)) != NULL)
 		client->deadline = srv.now + TCP_IDLE * SECOND;
 }
 
@@ -710,6 +709,7 @@ static void
 take_sections(struct question *q, struct good_reply *g)
 {
 	struct dname asked = q->name;
+	unsigned hops = q->hops;
 
 	if (!make_room(q, g->counts[1] + 1)) {
 		next_server(q, "out of memory");
@@ -727,6 +727,7 @@ take_sections(struct question *q, struct good_reply *g)
 	if (g->p.bad) { /* whatever it seemed to say first */
 		q->l.n = 0;
 		q->name = asked;
+		q->hops = hops;
 		next_server(q, "the name server replies nonsense");
 	} else if (q->l.n == 0) {
 		take_negative(q, g, &asked);

@@ -540,6 +540,9 @@ static const struct odd {
 	{ 0x0100, 1, 1, 0, 1,
 	    "qr rd NOERROR\nQ three.example. A\n"
 	    "+ . OPT 1232 1000000\n" }, /* BADVERS */
+	{ 0x0100, 1, 1, 0, 0x8001, /* the client's rcode is no TTL */
+	    "qr rd NOERROR\nQ three.example. A\n"
+	    "+ . OPT 1232 1000000\n" },
 	{ 0x0000, 1, 2, 512, 0, "qr FORMERR\n" },
 	{ 0x0000, 1, 2, 512, 1, "qr FORMERR\n" },
 	{ 0x0000, 4, 1, 512, 0,
@@ -773,6 +776,40 @@ START_TEST(rfc2181_9_truncation)
 			    whole ? (int)(row[i].fits + more) : 0);
 			zone_free(zones[0]);
 		}
+	conf.n_zones = 0;
+}
+END_TEST
+
+/* A name that does not fit is no place to point to: there lies what an earlier
+ * reply left, even a pointer to itself. */
+START_TEST(names_that_do_not_fit)
+{
+	static unsigned char out[65536];
+	struct diag diag = { .errors = 0 };
+	char label[61], name[256];
+
+	memset(label, 'a', 60);
+	label[60] = '\0';
+	snprintf(name, sizeof(name), "%s.%s.%s.%s", label, label, label, label);
+	FILE *f = fopen(test_path("z"), "w");
+
+	fprintf(f, "@ 60 SOA %s.x. %s.y. 1 2 3 4 5\n NS ns.x.\n", name, name);
+	fclose(f);
+	zones[0] = master_load("long", test_path("z"), &diag);
+	ck_assert_uint_eq(diag.errors, 0);
+	conf.n_zones = 1;
+	snprintf(name, sizeof(name), "%.50s.%.50s.%.50s.%.50s.long", label,
+	    label, label, label);
+	for (size_t begin = 0; begin < 2; begin++) {
+		begin_message(7, 0, name, RR_A);
+		for (size_t at = begin; at + 1 < 0x4000; at += 2) {
+			out[at] = (unsigned char)(0xC0 | at >> 8);
+			out[at + 1] = (unsigned char)at;
+		}
+		ck_assert_uint_gt(dns_answer(msg, msg_len, out, false), 0);
+		ck_assert(out[2] & 2); /* TC */
+	}
+	zone_free(zones[0]);
 	conf.n_zones = 0;
 }
 END_TEST
@@ -1150,6 +1187,25 @@ START_TEST(server_over_tcp)
 	ck_assert_str_eq(receive_stream(fd), three);
 	ck_assert_str_eq(receive_stream(fd), "closed");
 	ck_assert_uint_eq(srv.net.n_clients, 0);
+	close(fd);
+}
+END_TEST
+
+/* Who may not come in hears nothing: words would be no message of the DNS. */
+START_TEST(server_over_tcp_refused)
+{
+	union address a = free_address("127.0.0.1");
+	char octet;
+
+	ck_assert(listen_both(&a));
+	conf.max_clients = 0;
+	int fd = client(SOCK_STREAM, &a);
+
+	turns(3);
+	ssize_t got = recv(fd, &octet, 1, 0);
+
+	ck_assert(got == 0 || (got < 0 && errno == ECONNRESET));
+	conf.max_clients = 100;
 	close(fd);
 }
 END_TEST
@@ -1968,6 +2024,32 @@ START_TEST(nonsense_behind_an_alias)
 }
 END_TEST
 
+/* Nor do its aliases count among those that the next reply may have. */
+START_TEST(nonsense_behind_many_aliases)
+{
+	struct lookup *l = dns_ask("n0.test", RR_A);
+	char from[16], to[16];
+
+	expect_query(0);
+	begin_reply(OK_FLAGS);
+	for (int i = 0; i < CHAIN_MAX; i++) {
+		snprintf(from, sizeof(from), "n%d.test", i);
+		snprintf(to, sizeof(to), "n%d.test", i + 1);
+		put_target(from, RR_CNAME, to);
+	}
+	msg[9] = 1;
+	send_reply(0);
+	ck_assert_str_eq(l->why, "the name server replies nonsense");
+	expect_query(1);
+	begin_reply(OK_FLAGS);
+	put_target("n0.test", RR_CNAME, "n1.test");
+	put_a("n1.test", 60, 0x7f000001);
+	send_reply(1);
+	ck_assert_int_eq(l->state, LOOKUP_FOUND);
+	dns_drop(l);
+}
+END_TEST
+
 START_TEST(rfc7505_3_null_mx)
 {
 	struct lookup *l = dns_ask("null.test", RR_MX);
@@ -2338,9 +2420,11 @@ add_server_tests(Suite *suite)
 	tcase_add_test(tcase, server_over_udp_refused);
 	tcase_add_test(tcase, server_over_udp_long_query);
 	tcase_add_test(tcase, server_over_tcp);
+	tcase_add_test(tcase, server_over_tcp_refused);
 	tcase_add_test(tcase, server_over_tcp_underrun);
 	tcase = add_case(suite, "large", begin);
 	tcase_add_test(tcase, rfc2181_9_truncation);
+	tcase_add_test(tcase, names_that_do_not_fit);
 	tcase_add_test(tcase, rfc1035_4_2_2_largest_set);
 	tcase_add_test(tcase, additional_that_does_not_fit);
 	tcase_add_test(tcase, rfc1035_4_1_4_unfinished_name);
@@ -2371,6 +2455,7 @@ add_resolver_tests(Suite *suite)
 	tcase_add_test(tcase, cname_loops_end);
 	tcase_add_test(tcase, replies_of_nonsense);
 	tcase_add_test(tcase, nonsense_behind_an_alias);
+	tcase_add_test(tcase, nonsense_behind_many_aliases);
 	tcase_add_test(tcase, rfc7505_3_null_mx);
 	tcase_add_test(tcase, own_zones_answer);
 	tcase_add_test(tcase, rfc5452_6_aliases_into_our_zones);
