@@ -192,7 +192,8 @@ is_at(const struct dns_reply *o, size_t at, const unsigned char *name)
 static void
 put_name(struct dns_reply *o, const unsigned char *name, bool compress)
 {
-	size_t known = compress ? o->n_names : 0;
+	/* Once it is full, a place may be one where nothing was written. */
+	size_t known = compress && !o->full ? o->n_names : 0;
 
 	for (; *name != 0; name += *name + 1) {
 		size_t i = 0;
@@ -206,7 +207,7 @@ put_name(struct dns_reply *o, const unsigned char *name, bool compress)
 		size_t at = o->len;
 
 		put_data(o, name, *name + 1u);
-		if (!o->full && at < 0x4000 && o->n_names < NAMES_MAX)
+		if (at < 0x4000 && o->n_names < NAMES_MAX)
 			o->names[o->n_names++] = (uint16_t)at;
 	}
 	put_data(o, "", 1);

@@ -798,8 +798,8 @@ START_TEST(names_that_do_not_fit)
 	zones[0] = master_load("long", test_path("z"), &diag);
 	ck_assert_uint_eq(diag.errors, 0);
 	conf.n_zones = 1;
-	snprintf(name, sizeof(name), "%.50s.%.50s.%.50s.%.50s.long", label,
-	    label, label, label);
+	snprintf(name, sizeof(name), "%s.%s.%s.%.54s.long", label, label, label,
+	    label);
 	for (size_t begin = 0; begin < 2; begin++) {
 		begin_message(7, 0, name, RR_A);
 		for (size_t at = begin; at + 1 < 0x4000; at += 2) {
