@@ -183,9 +183,9 @@ maildrop_prepare(const char *user)
 }
 
 /* The content, again, on the mailbox's own file system, durable there, and then
- * with its name.  It is read from `done` on, because the draft's own place is at
- * its end; a draft of another size than was written has lost some.  An id never
- * comes again, so rename() replaces nothing.
+ * with its name.  It is read from `done` on, because the draft's own place is
+ * at its end; a draft of another size than was written has lost some.  An id
+ * never comes again, so rename() replaces nothing.
  *
  * Exercise: who is killed meanwhile leaves half a copy in tmp/, for good.  Mail
  * readers remove from there what is old; at our own start we could. */
@@ -580,9 +580,9 @@ wire_octets(int fd, off_t size)
 	return octets + (last != '\n' ? 2 : 0);
 }
 
-/* What was counted in an earlier session, or UNKNOWN.  So a later login to 1,000
- * files that do not tell their sizes takes 2.5 ms, not 5.5; to 50,000 of them
- * 130, not 270, and 150 with rows of 4 places. */
+/* What was counted in an earlier session, or UNKNOWN.  So a later login to
+ * 1,000 files that do not tell their sizes takes 2.5 ms, not 5.5; to 50,000 of
+ * them 130, not 270, and 150 with rows of 4 places. */
 static uint64_t
 recall_octets(int home, const char *name)
 {

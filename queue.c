@@ -240,8 +240,8 @@ job_take(struct dest *d)
 	return j;
 }
 
-/* A duration of the queue: in a laboratory a second counts as many.  Rounded up,
- * because after a wait of nothing a job would be due again in the same turn. */
+/* A duration of the queue: in a laboratory a second counts as many.  Rounded
+ * up, because after a wait of nothing a job is due again in the same turn. */
 static msec
 scaled(msec duration)
 {
